@@ -1,0 +1,151 @@
+"""Content-addressed stage results.
+
+An artifact's folder is named by its stage and the hash of (stage version, resolved settings, input keys). It is
+written under a temporary name, its marker last, and renamed into place: a folder with a marker is complete, and a
+stage whose folder is there is not run again. Several processes may build the same artifact; the first one wins.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sftfilter.config import stable_hash
+from sftfilter.errors import DataError, MachineError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MARKER = "artifact.json"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished stage: `path` holds its files, `meta` what the stage wished to remember (counts, hashes, seconds)."""
+
+    stage: str
+    key: str
+    path: Path
+    meta: Mapping[str, Any]
+    reused: bool
+
+    def table(self, name: str) -> pa.Table:
+        """The Parquet table `name` of this artifact."""
+        import pyarrow.parquet as pq
+
+        return pq.read_table(self.path / f"{name}.parquet")
+
+
+class Store:
+    """The artifacts below one folder, which must be shared by all nodes that take part."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).resolve()
+        with disk_errors(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+
+    def key(self, stage: str, version: int, settings: Any, inputs: Mapping[str, str]) -> str:
+        """The key under which a stage with these settings and inputs is kept."""
+        return stable_hash({"stage": stage, "version": version, "settings": settings, "inputs": dict(inputs)})
+
+    def find(self, stage: str, key: str) -> Artifact | None:
+        """The finished artifact, or None."""
+        path = self.root / f"{stage}-{key}"
+        try:
+            meta = json.loads((path / MARKER).read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path / MARKER}: not valid JSON; delete the folder {path} and run again") from error
+        return Artifact(stage, key, path, meta, reused=True)
+
+    def begin(self, stage: str, key: str) -> Path:
+        """A temporary folder to write the artifact into. Leftovers of killed runs are removed on the way."""
+        with disk_errors(self.root):
+            for stale in self.root.glob(f".{stage}-{key}.*"):
+                if not _alive(stale):
+                    shutil.rmtree(stale, ignore_errors=True)
+            return Path(tempfile.mkdtemp(prefix=f".{stage}-{key}.{os.uname().nodename}.{os.getpid()}.", dir=self.root))
+
+    def commit(self, folder: Path, stage: str, key: str, meta: Mapping[str, Any]) -> Artifact:
+        """Write the marker and move the folder into place."""
+        path = self.root / f"{stage}-{key}"
+        with disk_errors(self.root):
+            with open(folder / MARKER, "w") as marker:
+                json.dump(dict(meta), marker, indent=2, sort_keys=True)
+                marker.flush()
+                os.fsync(marker.fileno())
+            folder.chmod(0o755)
+            try:
+                folder.rename(path)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                shutil.rmtree(folder, ignore_errors=True)  # somebody else finished the same work first
+        return Artifact(stage, key, path, dict(meta), reused=False)
+
+    def build(
+        self,
+        stage: str,
+        *,
+        version: int,
+        settings: Any,
+        inputs: Mapping[str, str],
+        make: Callable[[Path], Mapping[str, Any]],
+    ) -> Artifact:
+        """The artifact, made by `make(folder)` unless it is there already."""
+        key = self.key(stage, version, settings, inputs)
+        found = self.find(stage, key)
+        if found:
+            return found
+        folder = self.begin(stage, key)
+        try:
+            with disk_errors(self.root):
+                meta = make(folder)
+            return self.commit(folder, stage, key, meta)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_table(folder: Path, name: str, table: pa.Table) -> None:
+    """Write `name`.parquet into an artifact's folder."""
+    import pyarrow.parquet as pq
+
+    pq.write_table(table, folder / f"{name}.parquet", compression="zstd")
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turn a full or unwritable disk into an error that names the folder and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(_existing(folder)).free / 2**30
+            raise MachineError(
+                f"no space left while writing to {folder} ({free:.2f} GiB free): free some space or set `results` to "
+                "another disk, then run again; finished stages are kept"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS):
+            raise MachineError(f"cannot write to {folder}: {error.strerror}; set `results` to a folder you own") from error
+        raise
+
+
+def _existing(folder: Path) -> Path:
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+def _alive(folder: Path) -> bool:
+    """Whether the process that began a temporary folder still runs (always assumed for another host's)."""
+    host, pid = folder.name.split(".")[-3:-1]
+    return host != os.uname().nodename or Path(f"/proc/{pid}").exists()

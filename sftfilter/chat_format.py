@@ -1,0 +1,78 @@
+"""One chat template for training, generation and serving: the same turns give the same token ids everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sftfilter.config import stable_hash
+from sftfilter.errors import DataError
+from sftfilter.schema import Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class ChatFormat:
+    """Turns messages into token ids.
+
+    Args:
+        tokenizer: with a chat template and an end-of-turn token.
+        system_prompt: put before conversations that bring no system turn of their own; None leaves the
+            template's default (which may cost 20 tokens a row).
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, system_prompt: str | None) -> None:
+        self.tokenizer = tokenizer
+        self.system_prompt = system_prompt
+        stop = tokenizer.eos_token_id
+        if not isinstance(stop, int):
+            raise DataError("the tokenizer names no single end-of-sequence token, so no stop token can be supervised")
+        self.stop_id: int = stop
+        pad = tokenizer.pad_token_id
+        self.pad_id: int = pad if isinstance(pad, int) else stop
+
+    @property
+    def hash(self) -> str:
+        """Hash over everything that decides token ids; plan, checkpoint and endpoint quote it."""
+        probe = self.tokenizer("The quick brown fox, 2026! <|im_end|>\n\t日本").input_ids
+        template = self.tokenizer.chat_template
+        return stable_hash([template, len(self.tokenizer), probe, self.stop_id, self.pad_id, self.system_prompt])
+
+    def with_system(self, messages: Sequence[Message]) -> list[Message]:
+        """The turns as the model sees them."""
+        turns = list(messages)
+        if self.system_prompt is not None and (not turns or turns[0]["role"] != "system"):
+            turns.insert(0, {"role": "system", "content": self.system_prompt})
+        return turns
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids up to and including the template's generation prompt."""
+        return self._tokenise(self._render(self.with_system(messages), generation_prompt=True))
+
+    def answer_ids(self, messages: Sequence[Message], completion: str) -> list[int]:
+        """Token ids of a completion, closed by the stop token: what the loss is taken on.
+
+        Raises:
+            DataError: the template rewrites the conversation, so prompt and answer cannot be told apart,
+                or it does not close the turn with the stop token.
+        """
+        turns = self.with_system(messages)
+        before = self._render(turns, generation_prompt=True)
+        whole = self._render([*turns, {"role": "assistant", "content": completion}], generation_prompt=False)
+        if not whole.startswith(before):
+            raise DataError("the chat template renders a finished turn differently from its own generation prompt")
+        ids = self._tokenise(whole[len(before) :])
+        if self.stop_id not in ids:
+            raise DataError("the chat template does not end the assistant's turn with the stop token")
+        return ids[: ids.index(self.stop_id) + 1]
+
+    def _render(self, turns: Sequence[Message], generation_prompt: bool) -> str:
+        text = self.tokenizer.apply_chat_template(
+            [dict(t) for t in turns], tokenize=False, add_generation_prompt=generation_prompt
+        )
+        assert isinstance(text, str)
+        return text
+
+    def _tokenise(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False).input_ids

