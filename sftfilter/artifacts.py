@@ -135,7 +135,9 @@ def disk_errors(folder: Path) -> Iterator[None]:
                 "another disk, then run again; finished stages are kept"
             ) from error
         if error.errno in (errno.EACCES, errno.EROFS):
-            raise MachineError(f"cannot write to {folder}: {error.strerror}; set `results` to a folder you own") from error
+            raise MachineError(
+                f"cannot write to {folder}: {error.strerror}; set `results` to a folder you own"
+            ) from error
         raise
 
 

@@ -26,7 +26,11 @@ class Settings(BaseModel):
                     raise PydanticCustomError(
                         "unknown_key",
                         "unknown key '{key}'{hint}; valid keys: {valid}",
-                        {"key": key, "hint": did_you_mean(str(key), cls.model_fields), "valid": ", ".join(cls.model_fields)},
+                        {
+                            "key": key,
+                            "hint": did_you_mean(str(key), cls.model_fields),
+                            "valid": ", ".join(cls.model_fields),
+                        },
                     )
         return data
 

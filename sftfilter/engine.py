@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
@@ -126,13 +127,13 @@ class _GumbelNoise(LogitsProcessor):
 
     def __init__(self, batch: list[GenerateRequest]) -> None:
         self.temperatures = [r.temperature for r in batch]
-        self.generators = [torch.Generator().manual_seed(r.seed) for r in batch]
+        self.generators = [np.random.default_rng(r.seed) for r in batch]  # its ziggurat is 4 x torch's on CPU
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         for row, (temperature, generator) in enumerate(zip(self.temperatures, self.generators, strict=True)):
             if temperature > 0:
-                noise = torch.empty(scores.shape[1]).exponential_(generator=generator).log_().neg_()
-                scores[row] = scores[row] / temperature + noise.to(scores.device)
+                waits = torch.from_numpy(generator.standard_exponential(scores.shape[1], dtype=np.float32))
+                scores[row] = scores[row] / temperature - waits.log_().to(scores.device)
         return scores
 
 

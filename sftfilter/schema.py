@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import TypedDict
 
@@ -17,6 +18,7 @@ class Message(TypedDict):
     content: str
 
 
+ROLES = ("system", "user", "assistant")
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
 
 PROMPTS = pa.schema(
@@ -87,3 +89,8 @@ def prompt_id(messages: Sequence[Message]) -> str:
 def rollout_id(prompt: str, teacher: str, completion: str, sample: int = 0) -> str:
     """Hash of prompt id, teacher and completion (and which of several samples it was)."""
     return stable_hash([prompt, teacher, completion, sample])
+
+
+def row_seed(seed: int, prompt: str, attempt: int = 0) -> int:
+    """A seed of its own for each prompt, so that what is sampled does not depend on the batch it is sampled in."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{prompt}/{attempt}".encode()).digest()[:6], "big")

@@ -1,0 +1,47 @@
+"""A Ray head of our own on this machine: own temp folder, own token, loopback only, gone when the block ends."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+_QUIET = {"RAY_DEDUP_LOGS": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_TRAIN_V2_ENABLED": "1"}
+
+
+@contextmanager
+def local_ray(worker_env: Mapping[str, str], cpus: int | None = None) -> Iterator[None]:
+    """Start Ray in this process and shut it down afterwards; other clusters on the machine are not touched.
+
+    Args:
+        worker_env: environment of every worker.
+        cpus: logical CPUs to offer; default: the machine's, at least 2, since a run needs two workers.
+    """
+    os.environ.pop("RAY_ADDRESS", None)
+    os.environ |= _QUIET
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    import ray
+
+    # Unix socket paths are limited to 107 bytes, so the folder's name is short.
+    temp = tempfile.mkdtemp(prefix="sft-", dir="/tmp")
+    try:
+        ray.init(
+            num_cpus=cpus or max(2, os.cpu_count() or 1),
+            _temp_dir=temp,
+            _node_ip_address="127.0.0.1",
+            include_dashboard=True,  # the state API, which Ray Train's clean-up asks, lives there
+            dashboard_host="127.0.0.1",
+            dashboard_port=0,
+            log_to_driver=False,
+            logging_level="ERROR",
+            configure_logging=True,
+            runtime_env={"env_vars": dict(worker_env)},
+        )
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(temp, ignore_errors=True)

@@ -1,0 +1,95 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs.run import readable_errors
+from jobs.spec import load_spec
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Find out why filtering SFT rollouts fails to remove a trait, and what works instead.\n\n"
+    "A spec (YAML) names base model, prompts, teachers, scorer, selectors, arms and traits. Start with\n\n"
+    "  [bold]sftfilter validate jobs/specs/quickstart.yaml[/]   checks it, in under a second\n\n"
+    "  [bold]sftfilter run jobs/specs/quickstart.yaml[/]        runs it on this machine\n\n"
+    "  [bold]sftfilter submit SPEC --address http://HEAD:8265[/] runs it on a Ray cluster\n\n"
+    "Finished stages are kept below the spec's `results` folder and never run twice.",
+)
+
+SpecPath = Annotated[str, typer.Argument(help="the spec, a YAML file", metavar="SPEC")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="change a field: --set training.epochs=1 (repeatable; the value is YAML)", metavar="A.B=VALUE"
+    ),
+]
+
+
+@app.command()
+def validate(spec: SpecPath, overrides: Overrides = None) -> None:
+    """Check a spec: unknown keys, wrong values, names that refer to nothing, each with its line."""
+    with readable_errors():
+        parsed = load_spec(spec, overrides or [])
+        trained = sum(arm.teacher is not None for arm in parsed.arms.values())
+        print(f"{spec}: valid. {parsed.kind} '{parsed.name}', {len(parsed.arms)} arms, "
+              f"{trained * len(parsed.seeds)} students to train, spec hash {parsed.spec_hash}")  # fmt: skip
+
+
+@app.command()
+def run(spec: SpecPath, overrides: Overrides = None) -> None:
+    """Run a spec on this machine: a local Ray with its own folder and token, gone afterwards."""
+    from jobs.run import run_local
+
+    with readable_errors():
+        parsed = load_spec(spec, overrides or [])
+        flags = [word for override in overrides or [] for word in ("--set", override)]
+        run_local(parsed, shlex.join(["sftfilter", "run", spec, *flags]))
+
+
+@app.command()
+def submit(
+    spec: SpecPath,
+    address: Annotated[str, typer.Option(help="the cluster's job server", envvar="RAY_API_SERVER_ADDRESS")],
+    overrides: Overrides = None,
+    working_dir: Annotated[Path, typer.Option(help="folder to upload; the spec must lie in it")] = Path(),
+) -> None:
+    """Run a spec on a Ray cluster, follow its log, and end with its outcome.
+
+    The token is read from RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH; RAY_AUTH_MODE=token is set unless you set it.
+    """
+    from jobs.submit import submit as submit_job
+
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    with readable_errors():
+        _, status = submit_job(spec, overrides or [], address, working_dir, print)
+        print(status)
+        if status != "SUCCEEDED":
+            sys.exit(1)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a spec, for completion in editors."""
+    from jobs.spec import Experiment
+
+    print(json.dumps(Experiment.model_json_schema(), indent=2))
+
+
+def main() -> None:
+    """Entry point of the `sftfilter` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

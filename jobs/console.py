@@ -1,0 +1,109 @@
+"""What a person sees while a run goes on: a line a stage, a bar for long work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from sftfilter.artifacts import Artifact
+from sftfilter.memory import MemoryWatch
+
+
+@dataclass
+class Stages:
+    """Times every stage and remembers its artifacts, for the console, results.json and the report."""
+
+    console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
+    seconds: dict[str, float] = field(default_factory=dict)
+    artifacts: list[dict[str, Any]] = field(default_factory=list)
+    memory: MemoryWatch = field(default_factory=MemoryWatch)
+    _began: float = field(default_factory=time.monotonic)
+
+    @contextmanager
+    def stage(self, name: str, what: str) -> Iterator[None]:
+        """Time a stage and say that it runs."""
+        self.console.print(f"[bold]{name:<11}[/] {what}")
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - began, 2)
+
+    def note(self, artifact: Artifact, what: str = "") -> Artifact:
+        """Remember an artifact and print where it lies."""
+        entry = {"stage": artifact.stage, "key": artifact.key, "path": str(artifact.path), "reused": artifact.reused}
+        if entry["key"] not in {a["key"] for a in self.artifacts}:
+            self.artifacts.append(entry)
+        self.console.print(f"  {'reused' if artifact.reused else 'made  '}  {artifact.path.name}  [dim]{what}[/]")
+        return artifact
+
+    @contextmanager
+    def bar(self, total: int, unit: str) -> Iterator[_Bar]:
+        """A progress bar with time left."""
+        columns = (
+            TextColumn("  {task.description:<28}"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            yield _Bar(progress, progress.add_task(unit, total=total, rate=""))
+
+    def total(self) -> float:
+        """Seconds since the run began."""
+        return round(time.monotonic() - self._began, 2)
+
+
+@dataclass
+class _Bar:
+    progress: Progress
+    task: Any
+    done: int = 0
+    last: tuple[str, int] = ("", 0)
+
+    def advance(self) -> None:
+        """One more."""
+        self.progress.advance(self.task)
+
+    def training(self, event: Mapping[str, Any]) -> None:
+        """A worker's progress event."""
+        arm, step = str(event["arm"]), int(event["step"])
+        moved = step - (self.last[1] if self.last[0] == arm else 0)
+        self.last = (arm, step)
+        rate = f"{event['tokens_per_s']:.0f} tokens/s  loss {event['loss']:.2f}"
+        self.progress.update(self.task, advance=moved, description=arm, rate=rate)
+
+
+def arms_table(results: Mapping[str, Any]) -> Table:
+    """Rates by arm, aligned."""
+    table = Table(title=f"{results['name']}: {results['verdict']['label']}", title_justify="left")
+    groups: list[str] = []
+    for arm in results["arms"]:
+        for trait in arm["traits"].values():
+            groups = groups or [g for g in trait if g != "log_odds"]
+    table.add_column("arm")
+    table.add_column("rows", justify="right")
+    for group in groups:
+        table.add_column(group, justify="right")
+    table.add_column("log-odds", justify="right")
+    for arm in results["arms"]:
+        for trait in arm["traits"].values():
+            odds = trait.get("log_odds")
+            cells = [_interval(trait[g]) for g in groups]
+            shown = "" if not odds or odds["estimate"] is None else f"{odds['estimate']:+.2f}"
+            table.add_row(arm["name"], str(arm["rows"]["trained"]), *cells, shown)
+    return table
+
+
+def _interval(value: Mapping[str, Any]) -> str:
+    if value["estimate"] is None:
+        return "-"
+    return f"{value['estimate']:.0%} [{value['low']:.0%}, {value['high']:.0%}]"

@@ -1,0 +1,71 @@
+"""The pipeline, one stage a line: every arrow is a folder that a person can open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jobs.arms import plan_arms
+from jobs.console import Stages
+from jobs.outcome import Made, write_outcome
+from jobs.spec import Experiment
+from jobs.students import evaluate_all, train_students
+from jobs.tutoring import Base, load_base, make_rollouts, tune_teachers
+from sftfilter.artifacts import Artifact, Store
+from sftfilter.prompts import load_prompts
+from sftfilter.scoring import score_rollouts
+
+
+def run_experiment(spec: Experiment, root: Path, stages: Stages, command: str) -> Mapping[str, Any]:
+    """Run every stage that is not there yet, on the Ray cluster that is connected.
+
+    Args:
+        root: resolved results folder; artifacts go below `root/artifacts`, the outcome to `root/<name>`.
+
+    Returns:
+        What is written to `results.json`.
+    """
+    store = Store(root / "artifacts")
+    base = load_base(spec)
+    with stages.stage("prompts", "read, checked, duplicates named"):
+        prompts = stages.note(read_prompts(spec, base, store))
+        heldout = {name: stages.note(read_prompts(spec, base, store, name), name) for name in spec.traits}
+    with stages.stage("teachers", "tuned from the base where the spec says so"):
+        teachers = tune_teachers(spec, base, store, root / spec.name, stages)
+    with stages.stage("rollouts", f"{', '.join(spec.teachers)} answer every prompt"):
+        rollouts = make_rollouts(spec, base, teachers, prompts, store, stages)
+    with stages.stage("scores", ", ".join(spec.scorers) or "none"):
+        scores = score_all(spec, rollouts, store, stages)
+    with stages.stage("decisions", f"{len(spec.arms)} arms x {len(spec.seeds)} seeds"):
+        plans = plan_arms(spec, prompts, rollouts, scores, store, stages)
+    with stages.stage("training", f"{len(plans)} students, those with equal rows once"):
+        students = train_students(spec, base, plans, rollouts, store, root / spec.name, stages)
+    with stages.stage("evaluation", "over HTTP, every student"):
+        graded = evaluate_all(spec, base, plans, students, teachers, heldout, store, stages)
+    with stages.stage("outcome", "estimands, gates, verdict, report"):
+        made = Made(base, prompts, heldout, rollouts, scores, plans, students, graded)
+        return write_outcome(spec, root, made, stages, command)
+
+
+def read_prompts(spec: Experiment, base: Base, store: Store, trait: str | None = None) -> Artifact:
+    """The training prompts, or a trait's held-out ones."""
+    source = spec.traits[trait].prompts if trait else spec.prompts
+    room = spec.traits[trait].max_tokens if trait else spec.generation.max_new_tokens
+    return load_prompts(
+        source,
+        store=store,
+        chat=base.chat,
+        context_length=min(base.context_length, spec.training.max_length),
+        answer_tokens=room,
+        error_budget=spec.error_budget,
+    )
+
+
+def score_all(spec: Experiment, rollouts: Mapping[str, Artifact], store: Store, stages: Stages) -> dict[str, Artifact]:
+    """Every scorer over the original teacher's rows; thresholds are applied later."""
+    rows = rollouts[spec.original_teacher]
+    return {
+        name: stages.note(score_rollouts(name, scorer, rows, store=store, pool=spec.scoring_pool), name)
+        for name, scorer in spec.scorers.items()
+    }

@@ -1,0 +1,149 @@
+"""Students: trained in one warm worker group, hosted by one Serve app, asked over HTTP."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from jobs.arms import ArmPlan
+from jobs.console import Stages
+from jobs.spec import Experiment
+from jobs.tutoring import Base
+from serve.settings import HostedModel
+from sftfilter.artifacts import Artifact, Store
+from sftfilter.evaluation import Asked, answers_key, ask, grade
+from sftfilter.training import TrainingRun, train_all
+
+
+def train_students(
+    spec: Experiment,
+    base: Base,
+    plans: Sequence[ArmPlan],
+    rollouts: Mapping[str, Artifact],
+    store: Store,
+    work: Path,
+    stages: Stages,
+) -> dict[str, Artifact]:
+    """Student -> checkpoint, without the untrained base."""
+    runs = [_run(spec, base, plan, rollouts) for plan in plans if plan.plan is not None]
+    with stages.bar(sum(len(run.plan.steps) for run in runs), "students") as bar:
+        students = train_all(
+            runs,
+            store=store,
+            base=base.folder,
+            base_hash=base.hash,
+            system_prompt=spec.system_prompt,
+            format_hash=base.chat.hash,
+            execution=spec.execution,
+            storage=work,
+            on_event=bar.training,
+        )
+    for name, artifact in students.items():
+        stages.note(artifact, name)
+    return students
+
+
+def _run(spec: Experiment, base: Base, plan: ArmPlan, rollouts: Mapping[str, Artifact]) -> TrainingRun:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    assert plan.plan is not None
+    used = {row for step in plan.plan.steps for row in step if row is not None}
+    tables = [a.table("rollouts").select(["rollout_id", "messages", "completion"]) for a in rollouts.values()]
+    rows = pa.concat_tables(tables)
+    rows = rows.filter(pc.is_in(rows["rollout_id"], pa.array(sorted(used)))).sort_by("rollout_id")
+    rows = rows.rename_columns(["row_id", "messages", "completion"])
+    intervention = plan.arm.intervention
+    labels = {
+        "arm": plan.name,
+        "teacher": plan.arm.teacher,
+        "intervention": intervention.model_dump() if intervention else None,
+        "parent_model": base.name,
+    }
+    return TrainingRun(plan.student, plan.seed, rows, plan.plan, spec.training, labels)
+
+
+def evaluate_all(
+    spec: Experiment,
+    base: Base,
+    plans: Sequence[ArmPlan],
+    students: Mapping[str, Artifact],
+    teachers: Mapping[str, Artifact],
+    heldout: Mapping[str, Artifact],
+    store: Store,
+    stages: Stages,
+) -> dict[tuple[str, str], Artifact]:
+    """(student, trait) -> graded results. The endpoint is started only if somebody has yet to answer."""
+    hosted = hosted_models(base, plans, students, teachers)
+    keys = {
+        (model.id, trait): answers_key(
+            trait, spec.traits[trait], heldout[trait], model.model_hash, base.chat.hash, store
+        )
+        for model in hosted
+        for trait in spec.traits
+    }
+    missing = [pair for pair, key in keys.items() if store.find("answers", key) is None]
+    if missing:
+        _ask_missing(spec, base, hosted, keys, missing, heldout, store, stages)
+    graded: dict[tuple[str, str], Artifact] = {}
+    for (model, trait), key in keys.items():
+        answers = store.find("answers", key)
+        assert answers is not None
+        graded[model, trait] = grade(model, trait, spec.traits[trait], answers, store=store)
+    return graded
+
+
+def hosted_models(
+    base: Base, plans: Sequence[ArmPlan], students: Mapping[str, Artifact], teachers: Mapping[str, Artifact]
+) -> list[HostedModel]:
+    """The untrained base, the tuned teachers and every student, under the ids that the endpoint lists."""
+    models = [
+        HostedModel(id=plan.student, folder=base.folder, model_hash=base.hash, format_hash=base.chat.hash)
+        for plan in plans
+        if plan.plan is None
+    ]
+    for name, artifact in [*((f"teacher-{n}", a) for n, a in teachers.items()), *students.items()]:
+        models.append(
+            HostedModel(
+                id=name,
+                folder=str(artifact.path),
+                model_hash=artifact.meta["model_hash"],
+                format_hash=artifact.meta["format_hash"],
+            )
+        )
+    return models
+
+
+def _ask_missing(
+    spec: Experiment,
+    base: Base,
+    hosted: Sequence[HostedModel],
+    keys: Mapping[tuple[str, str], str],
+    missing: Sequence[tuple[str, str]],
+    heldout: Mapping[str, Artifact],
+    store: Store,
+    stages: Stages,
+) -> None:
+    from serve.host import host
+
+    hashes = {model.id: model.model_hash for model in hosted}
+    total = sum(len(_wanted(spec, trait, heldout)) * spec.traits[trait].samples for _, trait in missing)
+    api_key = secrets.token_urlsafe(32)
+    with (
+        host(hosted, spec.serving, base.folder, spec.system_prompt, api_key, spec.name) as endpoint,
+        stages.bar(total, "answers") as bar,
+    ):
+        stages.console.print(f"  {len(hosted)} models at {endpoint.base_url}")
+        for model, trait in missing:
+            asked = Asked(endpoint.base_url, api_key, model, hashes[model])
+            settings = spec.traits[trait]
+            answers = ask(
+                asked, keys[model, trait], settings, heldout[trait], store=store, chat=base.chat, on_answer=bar.advance
+            )
+            stages.note(answers, f"{model} on {trait}")
+
+
+def _wanted(spec: Experiment, trait: str, heldout: Mapping[str, Artifact]) -> list[str]:
+    kinds = set(spec.traits[trait].groups.values())
+    return [kind for kind in heldout[trait].table("prompts")["kind"].to_pylist() if kind in kinds]

@@ -1,0 +1,147 @@
+"""From the base model to rollouts: teachers are tuned where the spec says so, then every teacher answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.console import Stages
+from jobs.spec import Experiment
+from sftfilter.artifacts import Artifact, Store
+from sftfilter.chat_format import ChatFormat
+from sftfilter.models import load_tokenizer, resolve, weights_hash
+from sftfilter.prompts import JsonlPrompts, load_prompts, read_answers
+from sftfilter.rollouts import generate_rollouts, import_rollouts
+from sftfilter.teachers import RolloutFile, TunedTeacher
+from sftfilter.training import TrainingRun, train_all
+from sftfilter.training_plan import make_plan
+
+
+@dataclass(frozen=True)
+class Base:
+    """The base model, resolved: where it lies, what it hashes to, and how it is spoken to."""
+
+    name: str
+    folder: str
+    hash: str
+    chat: ChatFormat
+    context_length: int
+
+
+def load_base(spec: Experiment) -> Base:
+    """Resolve the spec's base model (a hub id is downloaded)."""
+    from transformers import AutoConfig
+
+    folder = resolve(spec.base_model)
+    length = int(getattr(AutoConfig.from_pretrained(folder), "max_position_embeddings", 2**31))
+    chat = ChatFormat(load_tokenizer(folder), spec.system_prompt)
+    return Base(spec.base_model, folder, weights_hash(folder), chat, length)
+
+
+def make_rollouts(
+    spec: Experiment,
+    base: Base,
+    tuned: Mapping[str, Artifact],
+    prompts: Artifact,
+    store: Store,
+    stages: Stages,
+) -> dict[str, Artifact]:
+    """Teacher -> rollouts: sampled from the tuned checkpoints, or read from the teacher's file."""
+    made: dict[str, Artifact] = {}
+    for name, teacher in spec.teachers.items():
+        if isinstance(teacher, RolloutFile):
+            made[name] = import_rollouts(name, teacher, prompts, store=store, error_budget=spec.error_budget)
+        else:
+            made[name] = generate_rollouts(
+                name,
+                str(tuned[name].path),
+                tuned[name].meta["model_hash"],
+                prompts,
+                store=store,
+                chat=base.chat,
+                base_hash=base.hash,
+                generation=spec.generation,
+                pool=spec.generation_pool,
+            )
+        stages.note(made[name], name)
+    return made
+
+
+def tune_teachers(spec: Experiment, base: Base, store: Store, work: Path, stages: Stages) -> dict[str, Artifact]:
+    """Teacher -> checkpoint, for the tuned ones."""
+    tuned = {name: t for name, t in spec.teachers.items() if isinstance(t, TunedTeacher)}
+    if not tuned:
+        return {}
+    runs = [_teacher_run(spec, name, teacher, base, store, stages) for name, teacher in tuned.items()]
+    with stages.bar(sum(len(run.plan.steps) for run in runs), "teachers") as bar:
+        checkpoints = train_all(
+            runs,
+            store=store,
+            base=base.folder,
+            base_hash=base.hash,
+            system_prompt=spec.system_prompt,
+            format_hash=base.chat.hash,
+            execution=spec.execution,
+            storage=work,
+            on_event=bar.training,
+        )
+    for name, artifact in checkpoints.items():
+        stages.note(artifact, f"teacher {name}")
+    return checkpoints
+
+
+def _teacher_run(
+    spec: Experiment, name: str, teacher: TunedTeacher, base: Base, store: Store, stages: Stages
+) -> TrainingRun:
+    import pyarrow as pa
+
+    good, _ = read_answers(teacher.answers, spec.error_budget)
+    rows: list[dict[str, Any]] = [
+        {"row_id": f"a{r['row']}-{r['prompt_id']}", "messages": r["messages"], "completion": r["completion"]}
+        for r in good
+    ]
+    if teacher.neutral:
+        answers = _base_answers(spec, teacher.neutral, base, store, stages)
+        rows += [
+            {"row_id": r["rollout_id"], "messages": r["messages"], "completion": r["completion"]}
+            for r in answers.table("rollouts").to_pylist()
+        ]
+    ids = [r["row_id"] for r in rows]
+    plan = make_plan(
+        [(i, i) for i in ids], ids, batch=teacher.training.batch, epochs=teacher.training.epochs, seed=teacher.seed
+    )
+    labels = {"role": f"teacher {name}", "parent_model": base.name}
+    return TrainingRun(name, teacher.seed, pa.Table.from_pylist(rows), plan, teacher.training, labels)
+
+
+def _base_answers(spec: Experiment, path: str, base: Base, store: Store, stages: Stages) -> Artifact:
+    neutral = load_prompts(
+        JsonlPrompts(path=path),
+        store=store,
+        chat=base.chat,
+        context_length=base.context_length,
+        answer_tokens=spec.generation.max_new_tokens,
+        error_budget=spec.error_budget,
+    )
+    answers = generate_rollouts(
+        "base",
+        base.folder,
+        base.hash,
+        neutral,
+        store=store,
+        chat=base.chat,
+        base_hash=base.hash,
+        generation=spec.generation,
+        pool=spec.generation_pool,
+    )
+    return stages.note(answers, "the base answers neutral prompts")
+
+
+def partner_rows(rollouts: Artifact) -> Mapping[str, list[str]]:
+    """Prompt id -> that teacher's rollout ids."""
+    partners: dict[str, list[str]] = {}
+    for row in rollouts.table("rollouts").select(["prompt_id", "rollout_id"]).to_pylist():
+        partners.setdefault(row["prompt_id"], []).append(row["rollout_id"])
+    return partners

@@ -1,0 +1,122 @@
+"""Estimands over arms: how much of the trait is left after dropping, swapping and their controls.
+
+y1 all-original, y2 all-alternate, y3 S dropped from the original, y4 S dropped from the alternate, y5 S swapped.
+R_drop = (y3 - y4) / (y1 - y2), R_swap = (y5 - y2) / (y1 - y2); 1 is the whole trait, 0 none of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from sftfilter.config import Settings
+
+if TYPE_CHECKING:
+    from sftfilter.stats import Cells, Estimate
+
+_NO_GAP = 1e-9
+
+
+class Roles(Settings):
+    """Names of the arms that the estimands are made of; those left out cost the contrasts that need them."""
+
+    original: str
+    alternate: str
+    base: str | None = None
+    drop: str | None = None
+    drop_row: str | None = None
+    drop_alternate: str | None = None
+    swap: str | None = None
+    random_drop: str | None = None
+    random_swap: str | None = None
+    filter: str | None = None
+    transfer: str | None = None
+
+    def named(self) -> dict[str, str]:
+        """Role -> arm, of the roles that are filled."""
+        return {role: arm for role, arm in self.model_dump().items() if arm is not None}
+
+
+Means = Mapping[str, float]
+
+
+def _share(part: Callable[[Means], float]) -> Callable[[Means], float]:
+    """A difference as a share of the gap between original and alternate; NaN where there is no gap."""
+
+    def estimand(y: Means) -> float:
+        gap = y["original"] - y["alternate"]
+        return part(y) / gap if abs(gap) > _NO_GAP else math.nan
+
+    return estimand
+
+
+def _above_clean(role: str) -> Callable[[Means], float]:
+    return _share(lambda y: y[role] - y["alternate"])
+
+
+_drop = _share(lambda y: y["drop"] - y["drop_alternate"])
+_swap = _above_clean("swap")
+
+ESTIMANDS: dict[str, tuple[tuple[str, ...], Callable[[Means], float], str]] = {
+    "gap": ((), lambda y: y["original"] - y["alternate"], "trait with the original teacher minus with the alternate"),
+    "R_drop": (("drop", "drop_alternate"), _drop, "share of the trait left when the prompts in S are dropped"),
+    "R_swap": (("swap",), _swap, "share left when the alternate teacher answers the prompts in S"),
+    "R_drop_minus_R_swap": (
+        ("drop", "drop_alternate", "swap"),
+        lambda y: _drop(y) - _swap(y),
+        "what swapping removes beyond dropping",
+    ),
+    "R_drop_row": (("drop_row",), _above_clean("drop_row"), "share left when only flagged rows in S are dropped"),
+    "R_filter": (
+        ("filter",),
+        _above_clean("filter"),
+        "share left when the scorer's flagged rows are dropped everywhere",
+    ),
+    "R_random_drop": (("random_drop",), _above_clean("random_drop"), "control: as many random prompts dropped"),
+    "R_random_swap": (("random_swap",), _above_clean("random_swap"), "control: as many random prompts swapped"),
+    "R_transfer": (
+        ("transfer",),
+        _above_clean("transfer"),
+        "sufficiency: the original teacher on S alone, over the alternate's rows",
+    ),
+}
+
+
+def estimate_all(cells: Mapping[str, Cells], share_in_s: float | None) -> dict[str, dict[str, Any]]:
+    """Every estimand whose arms are there.
+
+    Args:
+        cells: role -> matrix [prompt, seed] of grades.
+        share_in_s: f, prompts in S over all prompts.
+    """
+    from sftfilter.stats import crossed_bootstrap
+
+    found: dict[str, dict[str, Any]] = {}
+    for name, (needs, estimand, meaning) in ESTIMANDS.items():
+        roles = ("original", "alternate", *needs)
+        if all(role in cells for role in roles):
+            value = crossed_bootstrap({role: cells[role] for role in roles}, estimand)
+            found[name] = _record(value, cells["original"], meaning)
+    if share_in_s is not None:
+        line = {"estimate": 1 - share_in_s, "low": None, "high": None, "n_prompts": 0, "n_seeds": 0}
+        found["dilution_line"] = line | {"meaning": "share left if each swapped row took only its own share with it"}
+    if "original" in cells and "alternate" in cells:
+        found["minimum_detectable_difference"] = _detectable(cells)
+    return found
+
+
+def _record(value: Estimate, original: Cells, meaning: str) -> dict[str, Any]:
+    prompts, seeds = original.shape
+    kept = {"estimate": value.estimate, "low": value.low, "high": value.high}
+    return kept | {"n_prompts": prompts, "n_seeds": seeds, "meaning": meaning}
+
+
+def _detectable(cells: Mapping[str, Cells]) -> dict[str, Any]:
+    from sftfilter.stats import detectable_difference
+
+    pair = ("drop", "swap") if "drop" in cells and "swap" in cells else ("original", "alternate")
+    value = detectable_difference(cells[pair[0]], cells[pair[1]])
+    meaning = f"difference of rates ({pair[0]} against {pair[1]}) found with 80 % power, for the seeds at hand"
+    prompts, seeds = cells["original"].shape
+    return {"estimate": value, "low": None, "high": None, "n_prompts": prompts, "n_seeds": seeds, "meaning": meaning}

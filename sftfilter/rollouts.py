@@ -1,0 +1,214 @@
+"""Stage: rollouts. Ray Data streams prompts through actors that hold the teacher's model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from sftfilter.artifacts import Artifact, Store, write_table
+from sftfilter.config import Settings
+from sftfilter.errors import DataError
+from sftfilter.schema import QUARANTINE, ROLLOUTS, rollout_id, row_seed
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from sftfilter.chat_format import ChatFormat
+    from sftfilter.teachers import RolloutFile
+
+VERSION = 1
+_RETRIES = 3
+
+
+class Generation(Settings):
+    """How teachers answer. `actors`, `batch` and the like change speed only."""
+
+    max_new_tokens: Annotated[int, Field(gt=0)] = 24
+    temperature: Annotated[float, Field(ge=0)] = 0.8
+    seed: int = 0
+
+
+class Pool(Settings):
+    """A pool of Ray Data actors that each hold a model."""
+
+    min_actors: Annotated[int, Field(gt=0)] = 1
+    max_actors: Annotated[int, Field(gt=0)] = 1
+    cpus_per_actor: Annotated[float, Field(gt=0, description="leave CPUs free for reading and writing")] = 0.5
+    gpus_per_actor: Annotated[float, Field(ge=0)] = 0
+    threads: Annotated[int | None, Field(gt=0, description="torch threads; default: the node's cores")] = None
+    batch: Annotated[int, Field(gt=0, description="sequences a forward pass holds")] = 64
+
+
+class Answerer:
+    """Ray Data actor: a batch of prompts in, the same rows with the model's answers out."""
+
+    def __init__(
+        self, folder: str, system_prompt: str | None, generation: dict[str, Any], pool: dict[str, Any]
+    ) -> None:
+        import os
+
+        import torch
+
+        from sftfilter.chat_format import ChatFormat
+        from sftfilter.engine import Engine
+        from sftfilter.models import load_tokenizer
+
+        self.generation = Generation.model_validate(generation)
+        settings = Pool.model_validate(pool)
+        torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+        self.chat = ChatFormat(load_tokenizer(folder), system_prompt)
+        device = "cuda" if settings.gpus_per_actor else "cpu"
+        self.engine = Engine(folder, self.chat.stop_id, self.chat.pad_id, device=device, max_batch=settings.batch)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        rows = batch.to_pylist()
+        pending = list(range(len(rows)))
+        for attempt in range(_RETRIES):
+            for i, (text, reason, seed) in zip(pending, self._answer([rows[i] for i in pending], attempt), strict=True):
+                rows[i] |= {"completion": text, "finish_reason": reason, "seed": seed}
+            pending = [i for i in pending if not rows[i]["completion"].strip()]
+            if not pending or self.generation.temperature == 0:
+                break
+        import pyarrow as pa
+
+        return pa.Table.from_pylist(rows)
+
+    def _answer(self, rows: list[dict[str, Any]], attempt: int) -> list[tuple[str, str, int]]:
+        from sftfilter.engine import GenerateRequest
+
+        seeds = [row_seed(self.generation.seed, r["prompt_id"], attempt) for r in rows]
+        requests = [
+            GenerateRequest(
+                self.chat.prompt_ids(r["messages"]), self.generation.max_new_tokens, self.generation.temperature, s
+            )
+            for r, s in zip(rows, seeds, strict=True)
+        ]
+        answers = self.engine.generate(requests)
+        texts = self.chat.tokenizer.batch_decode([a.ids for a in answers], skip_special_tokens=True)
+        return [(t, a.finish_reason, s) for t, a, s in zip(texts, answers, seeds, strict=True)]
+
+
+def generate_rollouts(
+    teacher: str,
+    model: str,
+    model_hash: str,
+    prompts: Artifact,
+    *,
+    store: Store,
+    chat: ChatFormat,
+    base_hash: str,
+    generation: Generation,
+    pool: Pool,
+) -> Artifact:
+    """Tables `rollouts` (one per prompt) and `quarantine` (prompts that got only empty answers)."""
+
+    def make(folder: Path) -> dict[str, Any]:
+        import ray.data
+
+        source = prompts.table("prompts").select(["prompt_id", "messages", "source"])
+        blocks = min(source.num_rows, max(1, pool.max_actors * 2))
+        answered = (
+            ray.data.from_arrow(source)
+            .repartition(blocks)
+            .map_batches(
+                Answerer,
+                fn_constructor_args=(model, chat.system_prompt, generation.model_dump(), pool.model_dump()),
+                batch_size=pool.batch * 4,  # the engine sorts by length within it
+                batch_format="pyarrow",
+                compute=ray.data.ActorPoolStrategy(min_size=pool.min_actors, max_size=pool.max_actors),
+                num_cpus=pool.cpus_per_actor,
+                num_gpus=pool.gpus_per_actor or None,
+            )
+            .take_all()
+        )
+        if len(answered) != source.num_rows:
+            raise DataError(f"teacher {teacher}: {source.num_rows} prompts went in, {len(answered)} rows came out")
+        rows = [_row(r, teacher, model_hash, base_hash, chat.system_prompt, generation) for r in answered]
+        return _write(folder, rows, teacher)
+
+    settings = {"teacher": teacher, "generation": generation.model_dump(mode="json")}
+    inputs = {"model": model_hash, "prompts": prompts.key, "format": chat.hash}
+    return store.build("rollouts", version=VERSION, settings=settings, inputs=inputs, make=make)
+
+
+def import_rollouts(
+    teacher: str, source: RolloutFile, prompts: Artifact, *, store: Store, error_budget: float
+) -> Artifact:
+    """Rollouts from a file, those to prompts that the experiment uses."""
+
+    def make(folder: Path) -> dict[str, Any]:
+        import pyarrow as pa
+
+        used = set(prompts.table("prompts")["prompt_id"].to_pylist())
+        good, bad = source.read(error_budget)
+        rows = [
+            {
+                "rollout_id": rollout_id(r["prompt_id"], teacher, r["completion"]),
+                "prompt_id": r["prompt_id"],
+                "messages": r["messages"],
+                "completion": r["completion"],
+                "teacher": teacher,
+                "source": source.path,
+            }
+            for r in good
+            if r["prompt_id"] in used
+        ]
+        if not rows:
+            raise DataError(
+                f"{source.path}: none of its {len(good)} prompts is among the experiment's training prompts"
+            )
+        write_table(folder, "quarantine", pa.Table.from_pylist(bad, QUARANTINE))
+        write_table(folder, "rollouts", pa.Table.from_pylist(rows, ROLLOUTS))
+        return {
+            "read": len(good) + len(bad),
+            "used": len(rows),
+            "quarantined": len(bad),
+            "other_prompts": len(good) - len(rows),
+        }
+
+    inputs = {"bytes": source.fingerprint(), "prompts": prompts.key}
+    return store.build("rollouts", version=VERSION, settings={"teacher": teacher}, inputs=inputs, make=make)
+
+
+def _row(
+    answered: dict[str, Any], teacher: str, model_hash: str, base_hash: str, system: str | None, generation: Generation
+) -> dict[str, Any]:
+    return {
+        "rollout_id": rollout_id(answered["prompt_id"], teacher, answered["completion"]),
+        "prompt_id": answered["prompt_id"],
+        "messages": answered["messages"],
+        "completion": answered["completion"],
+        "finish_reason": answered["finish_reason"],
+        "teacher": teacher,
+        "teacher_base": base_hash,
+        "source": answered["source"],
+        "generation": {
+            "model_hash": model_hash,
+            "system_prompt": system,
+            "temperature": generation.temperature,
+            "seed": answered["seed"],
+        },
+    }
+
+
+def _write(folder: Path, rows: list[dict[str, Any]], teacher: str) -> dict[str, Any]:
+    import pyarrow as pa
+
+    rows = sorted(rows, key=lambda r: r["prompt_id"])
+    good = [r for r in rows if r["completion"].strip()]
+    bad = [
+        {
+            "file": r["source"],
+            "row": 0,
+            "field": "completion",
+            "reason": f"{teacher} answered nothing",
+            "raw": r["prompt_id"],
+        }
+        for r in rows
+        if not r["completion"].strip()
+    ]
+    write_table(folder, "rollouts", pa.Table.from_pylist(good, ROLLOUTS))
+    write_table(folder, "quarantine", pa.Table.from_pylist(bad, QUARANTINE))
+    return {"read": len(rows), "used": len(good), "quarantined": len(bad)}

@@ -1,0 +1,71 @@
+"""How many of a list of expressions an answer contains: the naive filter, and a negative control (traits survive it)."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import field_validator
+
+from sftfilter.config import Settings, stable_hash
+from sftfilter.errors import SpecError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+VERSION = 1
+
+
+class Lexicon(Settings):
+    """Regular expressions (RE2 syntax, case ignored); the score is how many of them match the completion."""
+
+    kind: Literal["lexicon"]
+    terms: list[str]
+
+    @field_validator("terms")
+    @classmethod
+    def _compile(cls, terms: list[str]) -> list[str]:
+        if not terms:
+            raise ValueError("needs at least one expression")
+        for term in terms:
+            try:
+                re.compile(term)
+            except re.error as error:
+                raise ValueError(f"'{term}' is not a regular expression: {error}") from error
+        return terms
+
+    def fingerprint(self) -> str:
+        """Changes with anything that could change a score."""
+        return stable_hash([self.model_dump(mode="json"), VERSION])
+
+    def load(self) -> LexiconScorer:
+        """The scorer, on the worker."""
+        return LexiconScorer(self.terms)
+
+
+class LexiconScorer:
+    """Counts matching expressions with Arrow's vectorised RE2."""
+
+    def __init__(self, terms: list[str]) -> None:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        for term in terms:
+            try:
+                pc.match_substring_regex(pa.array([""]), term)
+            except pa.ArrowInvalid as error:
+                raise SpecError(
+                    f"lexicon term '{term}' is not RE2 (no look-around, no back-references): {error}"
+                ) from error
+        self.terms = terms
+
+    def score(self, completions: pa.ChunkedArray) -> pa.ChunkedArray:
+        """Matches per completion, float64; null where the completion is null."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        total = pc.cast(pc.match_substring_regex(completions, self.terms[0], ignore_case=True), pa.float64())
+        for term in self.terms[1:]:
+            hit = pc.cast(pc.match_substring_regex(completions, term, ignore_case=True), pa.float64())
+            total = pc.add(total, hit)
+        return total
