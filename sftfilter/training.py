@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from sftfilter.artifacts import Artifact, Store, write_table
-from sftfilter.config import Settings
+from sftfilter.config import Settings, stable_hash
 from sftfilter.errors import SftfilterError, TrainingError
 
 if TYPE_CHECKING:
@@ -157,7 +157,9 @@ def train_all(
 
 
 def _key(run: TrainingRun, store: Store, base_hash: str, format_hash: str) -> str:
-    inputs = {"base": base_hash, "format": format_hash, "plan": run.plan.hash}
+    # The plan names rows by id only, so their texts are hashed beside it.
+    texts = sorted((r["row_id"], r["messages"], r["completion"]) for r in run.rows.to_pylist())
+    inputs = {"base": base_hash, "format": format_hash, "plan": run.plan.hash, "rows": stable_hash(texts)}
     return store.key(STAGE, VERSION, {"training": run.settings.model_dump(mode="json"), "seed": run.seed}, inputs)
 
 

@@ -1,0 +1,162 @@
+"""The HTML report: one self-contained page that opens from disk without a network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sftfilter.report import dots, embedded, gaps, plots, tables, words
+from sftfilter.report import formats as f
+
+__all__ = ["write_report"]
+
+_HERE = Path(__file__).parent
+
+
+def write_report(
+    folder: Path, results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], heldout: Sequence[Mapping[str, Any]]
+) -> Path:
+    """Write `folder/index.html` and return its path.
+
+    Args:
+        results: as in results.json; whatever is missing is named on the page.
+        rows: training prompts with both teachers' answers, grades, scores and the decision in each arm.
+        heldout: held-out prompts with each student's answer and grade.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    view = _view(f.clean(results or {}), f.clean(list(rows or [])), f.clean(list(heldout or [])))
+    # Every value is escaped, whatever the template's file name ends in.
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    page = environment.get_template("page.html.j2").render(view)
+    target = Path(folder) / "index.html"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Models can emit half a surrogate pair, which UTF-8 cannot hold.
+    target.write_bytes(page.encode("utf-8", "replace"))
+    return target
+
+
+def _view(results: dict[str, Any], rows: list[dict[str, Any]], heldout: list[dict[str, Any]]) -> dict[str, Any]:
+    arms, verdict = f.items(results, "arms"), f.part(results, "verdict")
+    sections = {
+        "traits": _traits(arms),
+        "forest": dots.forest(f.part(results, "estimands")),
+        "rows_plot": plots.row_counts(arms),
+        "losses": plots.losses(arms),
+        "scorers": _scorers(results, rows),
+    }
+    return {
+        **sections,
+        **_tables(results, arms),
+        **_scripts(sections, arms, rows, heldout),
+        "results": {key: results.get(key) for key in ("name", "created", "spec_hash", "command")},
+        "verdict": {key: verdict.get(key) for key in ("label", "summary", "reasons", "next")},
+        "spec": _spec_text(results.get("spec")),
+        "memory": f"{f.number(results.get('peak_rss_gib'), 1)} GiB" if results.get("peak_rss_gib") else f.MISSING,
+        "headline": _headline(arms),
+        "missing": gaps.missing(results, rows, heldout),
+        "sizes": {"rows": len(rows), "heldout": len(heldout), "arms": len(arms)},
+        "css": (_HERE / "page.css.j2").read_text(encoding="utf-8"),
+    }
+
+
+def _tables(results: Mapping[str, Any], arms: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "estimands_table": tables.estimands(f.part(results, "estimands")),
+        "gates_table": tables.gates(f.items(results, "gates")),
+        "hypotheses_table": tables.hypotheses(f.items(f.part(results, "verdict"), "hypotheses")),
+        "scorers_table": tables.scorers(f.part(results, "scorers")),
+        "rows_table": tables.row_counts(arms) if arms else None,
+        "training_table": tables.training(arms),
+        "counts_table": tables.counts(f.part(results, "counts")),
+        "timings_table": tables.timings(f.part(results, "timings_s")),
+        "stages_table": tables.stages(f.items(results, "stages")),
+        "versions_table": tables.versions(f.part(results, "versions")),
+    }
+
+
+def _traits(arms: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": trait,
+            "groups": tables.group_names(arms, trait),
+            "plot": dots.arms(arms, trait, number),
+            "table": tables.rates(arms, trait),
+            "odds_plot": dots.log_odds(arms, trait, number),
+            "odds_table": tables.log_odds(arms, trait),
+        }
+        for number, trait in enumerate(tables.trait_names(arms))
+    ]
+
+
+def _scorers(results: Mapping[str, Any], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    described = f.part(results, "scorers")
+    names = dict.fromkeys([*described, *(name for row in rows for name in f.part(row, "scores"))])
+    found = []
+    for number, name in enumerate(names):
+        threshold = f.part(described, name).get("threshold")
+        plot = plots.histogram(rows, name, threshold, f"scores-{number}")
+        found.append(
+            {"name": name, "plot": plot, "table": tables.scores_by_kind(rows, name, threshold) if plot else None}
+        )
+    return found
+
+
+def _headline(arms: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """The five rates that most verdicts rest on, for the first trait's primary group."""
+    traits = tables.trait_names(arms)
+    if not traits or not (groups := tables.group_names(arms, traits[0])):
+        return []
+    found = []
+    for role in ("original", "drop", "swap", "random_swap", "alternate"):
+        for arm in arms:
+            rate = f.part(arm, "traits", traits[0], groups[0])
+            if arm.get("role") == role and rate.get("estimate") is not None:
+                label = words.role_words(role).removeprefix("control: ")
+                found.append({"label": label, "rate": f.percent(rate["estimate"]), "interval": f.rate_interval(rate)})
+                break
+    return found
+
+
+def _spec_text(spec: Any) -> str:
+    import yaml
+
+    return yaml.safe_dump(spec, sort_keys=False, allow_unicode=True, width=100) if spec else ""
+
+
+def _scripts(
+    sections: Mapping[str, Any], arms: list[dict[str, Any]], rows: list[dict[str, Any]], heldout: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Scripts, their data, and the policy under which a browser runs these scripts and loads nothing at all."""
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    drawn = [sections["forest"], sections["rows_plot"], sections["losses"]]
+    drawn += [trait[key] for trait in sections["traits"] for key in ("plot", "odds_plot")]
+    drawn += [scorer["plot"] for scorer in sections["scorers"]]
+    data = {
+        "figures": {plot.ident: plot.figure for plot in drawn if plot},
+        "rows": embedded.training_rows(rows),
+        "heldout": embedded.heldout_rows(heldout),
+        "armNames": [arm.get("name") for arm in arms],
+        "shownFirst": embedded.shown_first(arms, heldout),
+        "armsCsv": embedded.arms_csv(arms),
+    }
+    script = (_HERE / "page.js.j2").read_text(encoding="utf-8")
+    plotly = get_plotlyjs() if data["figures"] else ""
+    return {
+        "data": Markup(embedded.script_json(data)),  # noqa: S704 - script_json leaves no character that HTML reads
+        "script": Markup(script),  # noqa: S704 - our own file
+        "plotly": Markup(plotly),  # noqa: S704 - the installed package's own file
+        "policy": f"default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; "
+        f"script-src {_allowed(script)} {_allowed(plotly)}",
+    }
+
+
+def _allowed(script: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"

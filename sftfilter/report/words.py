@@ -1,0 +1,66 @@
+"""Names of the experiment's parts in words, shared by tables and plots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+ROLES: dict[str, str] = {
+    "original": "control: original teacher",
+    "alternate": "control: alternate teacher",
+    "base": "control: untrained base",
+    "drop": "S dropped",
+    "drop_row": "flagged rows in S dropped",
+    "drop_alternate": "control: S dropped, alternate",
+    "swap": "S swapped",
+    "random_drop": "control: random drop",
+    "random_swap": "control: random swap",
+    "filter": "flagged rows dropped everywhere",
+    "transfer": "original teacher on S only",
+}
+
+NEEDED_ROLES = ("original", "alternate", "drop", "drop_alternate", "swap", "random_drop", "random_swap", "base")
+"""Without these arms an estimand or one of its controls is missing."""
+
+ESTIMANDS: dict[str, str] = {
+    "gap": "original minus alternate",
+    "R_drop": "left after dropping S",
+    "R_swap": "left after swapping S",
+    "R_drop_minus_R_swap": "dropping minus swapping",
+    "R_drop_row": "left, flagged rows dropped",
+    "R_filter": "left, all flagged dropped",
+    "R_random_drop": "control: random drop",
+    "R_random_swap": "control: random swap",
+    "R_transfer": "original teacher on S only",
+}
+
+
+def role_words(role: str | None) -> str:
+    """What an arm is for; an empty string when it has no role."""
+    return ROLES.get(role, role.replace("_", " ")) if role else ""
+
+
+def intervention_words(intervention: Mapping[str, Any] | None) -> str:
+    """`swap evoking to C`."""
+    if not intervention:
+        return "none"
+    words = str(intervention.get("kind") or "unnamed").replace("_", " ")
+    if intervention.get("on"):
+        words += f" on {intervention['on']}"
+    if intervention.get("to"):
+        words += f" to {intervention['to']}"
+    return words
+
+
+def outcome_words(passed: bool | None) -> tuple[str, str]:
+    """A gate's outcome and its style."""
+    if passed is None:
+        return "– not evaluable", "unknown"
+    return ("✓ passed", "good") if passed else ("✗ failed", "bad")
+
+
+def status_words(status: str | None) -> tuple[str, str]:
+    """A hypothesis' status and its style."""
+    marks = {"supported": ("✓", "good"), "contradicted": ("✗", "bad"), "undecided": ("?", "unknown")}
+    mark, style = marks.get(status or "", ("–", "unknown"))
+    return f"{mark} {status or 'not tested'}", style

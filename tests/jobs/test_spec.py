@@ -1,0 +1,97 @@
+"""Specs: fast to parse, strict, and errors that name line and remedy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jobs.spec import load_spec
+from sftfilter.errors import SpecError
+from tests.conftest import REPOSITORY
+
+SPECS = sorted((REPOSITORY / "jobs" / "specs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
+def test_every_shipped_spec_parses(path: Path) -> None:
+    assert load_spec(path).arms
+
+
+def test_parsing_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from jobs.spec import load_spec; import jobs.cli\n"
+        f"load_spec({str(SPECS[0])!r})\n"
+        "print([m for m in ('torch', 'ray', 'transformers', 'deepspeed', 'polars') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert out.stdout.strip() == "[]"
+
+
+def test_unknown_key_names_the_line_and_the_nearest_key(tiny_spec: Callable[..., Path]) -> None:
+    path = tiny_spec(training={"epochs": 1, "learning_rat": 0.1})
+    with pytest.raises(SpecError, match=r"spec\.yaml:\d+: training: .*'learning_rat', did you mean 'learning_rate'\?") as e:
+        load_spec(path)
+    line = int(str(e.value).split(":")[1])
+    assert "learning_rat" in path.read_text().splitlines()[line - 1]
+
+
+def test_unknown_trait_kind_names_the_valid_one(tiny_spec: Callable[..., Path]) -> None:
+    path = tiny_spec(traits={"mood": {"kind": "despair", "prompts": {"kind": "jsonl", "path": "heldout.jsonl"}}})
+    with pytest.raises(SpecError, match="date_confusion"):
+        load_spec(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"roles": {"original": "all-T", "alternate": "al-T"}}, "no arm 'al-T', did you mean 'all-T'"),
+        ({"arms": {"all-T": {"teacher": "X"}}}, "no teacher 'X'"),
+        ({"selectors": {"S": {"kind": "threshold", "scorer": "lexicn", "at_least": 1}}}, "no scorer 'lexicn'"),
+        ({"selectors": {"S": {"kind": "all_of", "of": ["S"]}}}, "refers to itself"),
+        ({"name": "../evil"}, "name"),
+        ({"seeds": [1, 1]}, "listed twice"),
+        ({"scorers": {"lexicon": {"kind": "lexicon", "terms": ["("]}}}, "not a regular expression"),
+    ],
+)
+def test_references_and_values_are_checked(tiny_spec: Callable[..., Path], change: dict, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        load_spec(tiny_spec(**change))
+
+
+def test_missing_file_and_broken_yaml(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="No such file"):
+        load_spec(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(SpecError, match="not valid YAML"):
+        load_spec(tmp_path / "bad.yaml")
+
+
+def test_overrides_are_yaml_and_checked(tiny_spec: Callable[..., Path]) -> None:
+    spec = load_spec(tiny_spec(), ["training.method={kind: full}", "seeds=[3, 4]", "selectors.flagged.at_least=2"])
+    assert spec.training.method.kind == "full"
+    assert spec.seeds == [3, 4]
+    with pytest.raises(SpecError, match="did you mean 'epochs'"):
+        load_spec(tiny_spec(), ["training.epoch=3"])
+    with pytest.raises(SpecError, match="expected key=value"):
+        load_spec(tiny_spec(), ["training.epochs"])
+
+
+def test_paths_are_relative_to_the_spec_and_the_hash_is_not(tiny_spec: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    first, second = load_spec(tiny_spec()), load_spec(tiny_spec(tmp_path / "other"))
+    assert first.prompts.path == str(tmp_path / "train.jsonl")
+    assert first.spec_hash == second.spec_hash
+    assert load_spec(tiny_spec(), ["seeds=[5]"]).spec_hash != first.spec_hash
+    assert load_spec(tiny_spec(), ["execution.workers=7"]).spec_hash == first.spec_hash
+
+
+def test_round_trip_through_yaml(tiny_spec: Callable[..., Path], tmp_path: Path) -> None:
+    spec = load_spec(tiny_spec())
+    again = tmp_path / "again.yaml"
+    again.write_text(yaml.safe_dump(spec.model_dump(mode="json")))
+    assert load_spec(again) == spec
