@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-_QUIET = {"RAY_DEDUP_LOGS": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_TRAIN_V2_ENABLED": "1"}
+_QUIET = {"RAY_DEDUP_LOGS": "1", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_TRAIN_V2_ENABLED": "1"}
 
 
 @contextmanager
@@ -23,7 +23,8 @@ def local_ray(worker_env: Mapping[str, str], cpus: int | None = None) -> Iterato
     os.environ.pop("RAY_ADDRESS", None)
     os.environ |= _QUIET
     os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    # Ray reads mode and token once, when it is imported: a process that did so keeps its token.
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
 
     # Unix socket paths are limited to 107 bytes, so the folder's name is short.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -91,8 +92,12 @@ def through(handle: DeploymentHandle) -> Ask:
     """Asks the students over a Serve handle; what goes wrong on the way becomes a `Failure`."""
 
     async def ask(model_id: str, work: Work) -> list[Answer] | Failure:
+        response = handle.options(multiplexed_model_id=model_id).generate.remote(work)
         try:
-            return await handle.options(multiplexed_model_id=model_id).generate.remote(work)
+            return await response
+        except asyncio.CancelledError:  # the client hung up, or the time is over: awaiting alone cancels nothing
+            response.cancel()
+            raise
         except BackPressureError:
             return Failure(429, "too many requests are waiting", "overloaded", retry_after_s=5)
         except (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError):

@@ -129,8 +129,9 @@ def _proxy(settings: ServingSettings) -> Iterator[tuple[str, int]]:
         )
         yield _reachable(settings.host), port
     finally:
-        with contextlib.suppress(Exception):  # Ray itself may be gone
-            if not serve.status().applications:
+        with contextlib.suppress(Exception):  # the block's own error matters more
+            # Without Ray there is nothing to shut down, and asking Serve would start a new cluster.
+            if ray.is_initialized() and not serve.status().applications:
                 serve.shutdown()
 
 
@@ -202,9 +203,11 @@ def _reasons(name: str) -> str:
 
 
 def _delete(name: str) -> None:
+    if not ray.is_initialized():
+        return
     try:
         serve.delete(name)
-    except Exception as error:  # the block's own error matters more; Ray itself may be gone
+    except Exception as error:  # the block's own error matters more
         log.warning("endpoint '%s' could not be deleted: %s", name, error)
 
 

@@ -55,10 +55,12 @@ def _view(results: dict[str, Any], rows: list[dict[str, Any]], heldout: list[dic
         **_tables(results, arms),
         **_scripts(sections, arms, rows, heldout),
         "results": {key: results.get(key) for key in ("name", "created", "spec_hash", "command")},
+        "created": f.moment(results.get("created")),
         "verdict": {key: verdict.get(key) for key in ("label", "summary", "reasons", "next")},
         "spec": _spec_text(results.get("spec")),
         "memory": f"{f.number(results.get('peak_rss_gib'), 1)} GiB" if results.get("peak_rss_gib") else f.MISSING,
         "headline": _headline(arms),
+        "headline_of": _headline_of(arms),
         "missing": gaps.missing(results, rows, heldout),
         "sizes": {"rows": len(rows), "heldout": len(heldout), "arms": len(arms)},
         "css": (_HERE / "page.css.j2").read_text(encoding="utf-8"),
@@ -121,6 +123,11 @@ def _headline(arms: list[dict[str, Any]]) -> list[dict[str, str]]:
                 found.append({"label": label, "rate": f.percent(rate["estimate"]), "interval": f.rate_interval(rate)})
                 break
     return found
+
+
+def _headline_of(arms: list[dict[str, Any]]) -> str:
+    trait = next(iter(tables.trait_names(arms)), "")
+    return f"{trait} on {next(iter(tables.group_names(arms, trait)), '')} prompts"
 
 
 def _spec_text(spec: Any) -> str:

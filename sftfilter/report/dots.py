@@ -13,7 +13,9 @@ Values = Sequence[Mapping[str, Any]]
 Read = Callable[[Mapping[str, Any]], str]
 
 _MARKS = ("circle", "diamond-open", "square-open", "triangle-up-open", "x-thin-open")
-_NOT_SHARES = ("dilution_line", "minimum_detectable_difference")
+_NOT_SHARES = ("gap", "dilution_line", "minimum_detectable_difference")
+"""The line is drawn as one; the others are differences of rates and have no place on an axis of shares."""
+
 _FAR = 2.5
 """A share with almost no gap in its denominator can have an interval of any width; the axis stops here."""
 
@@ -29,7 +31,7 @@ def arms(found: Values, trait: str, number: int) -> Plot | None:
         _dots(f"{group} prompts", values, labels, place, len(groups), f.rate_text)
         for place, (group, values) in enumerate(series.items())
     ]
-    layout = labelled_rows(labels)
+    layout = labelled_rows(labels, lines=-(-len(groups) // 2), narrow_row=60 if len(groups) == 1 else 76)
     layout["xaxis"] = axis(f"answers that show {safe(trait)}", percent=True, range=[-0.03, 1.03])
     layout["annotations"] += _absent(series[groups[0]])
     layout["shapes"] = [vertical(x) for x in _ends(found, trait, groups[0])]
@@ -43,7 +45,7 @@ def log_odds(found: Values, trait: str, number: int) -> Plot | None:
     if all(value.get("estimate") is None for value in values):
         return None
     labels = [_label(arm) for arm in found]
-    layout = labelled_rows(labels)
+    layout = labelled_rows(labels, lines=0)
     layout["xaxis"] = axis(f"log-odds of {safe(trait)} (0: as likely as not)")
     layout["annotations"] += _absent(values)
     layout["showlegend"] = False
@@ -59,8 +61,9 @@ def forest(found: Mapping[str, Any]) -> Plot | None:
         return None
     labels = [Label(name, words.ESTIMANDS.get(name, "")) for name in names]
     layout = labelled_rows(labels)
-    layout["xaxis"] = axis("share of the gap between original and alternate", range=_span(values), zeroline=False)
-    layout["annotations"] += _absent(values)
+    span = _span(values)
+    layout["xaxis"] = axis("share of the gap between original and alternate", range=span, zeroline=False)
+    layout["annotations"] += _absent(values, "not estimable") + _beyond(values, span)
     layout["shapes"] = [vertical(0, "solid", "#b9c0c7"), vertical(1, "solid", "#b9c0c7")]
     spoken = _spoken(labels, values, f.interval_text)
     line = f.part(found, "dilution_line").get("estimate")
@@ -118,14 +121,29 @@ def _legend_line(name: str) -> Any:
     )
 
 
-def _absent(values: Values) -> list[dict[str, Any]]:
+def _absent(values: Values, word: str = "not graded") -> list[dict[str, Any]]:
     """Words in the place of a mark that is not there."""
     look = {"x": 0, "xref": "paper", "xanchor": "left", "showarrow": False, "font": {"size": 12, "color": QUIET}}
     return [
-        {"text": "<i>not graded</i>", "y": row, "xshift": 6, **look}
+        {"text": f"<i>{word}</i>", "y": row, "xshift": 6, **look}
         for row, value in enumerate(values)
         if value.get("estimate") is None
     ]
+
+
+def _beyond(values: Values, span: Sequence[float]) -> list[dict[str, Any]]:
+    """The number itself at the edge where a mark lies outside the axis."""
+    found = []
+    for row, value in enumerate(values):
+        at = value.get("estimate")
+        if at is not None and not span[0] <= at <= span[1]:
+            right = at > span[1]
+            text = f"{f.number(at)} →" if right else f"← {f.number(at)}"
+            look = {"x": int(right), "xref": "paper", "xanchor": "right" if right else "left", "yshift": 11}
+            found.append(
+                {"text": text, "y": row, "showarrow": False, "font": {"size": 12, "color": PALETTE[0]}, **look}
+            )
+    return found
 
 
 def _ends(found: Values, trait: str, group: str) -> list[float]:

@@ -15,8 +15,8 @@ PALETTE = ("#0072B2", "#D55E00", "#007A5A", "#A64D84", "#8A6A00", "#2E4A62", "#3
 
 INK, QUIET, GRID = "#1d2733", "#566270", "#e6e9ec"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-ROW, ROW_NARROW, FRAME = 44, 58, 104
-"""Pixels of a labelled row, wide and narrow, and of axis and legend around all rows."""
+ROW, FRAME = 44, 104
+"""Pixels of a labelled row on a wide screen, and of axis and legend around all rows."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,12 @@ def axis(title: str, percent: bool = False, **more: Any) -> dict[str, Any]:
     return {**found, **({"tickformat": ".0%"} if percent else {}), **more}
 
 
-def labelled_rows(labels: Sequence[Label], lines: int = 1) -> dict[str, Any]:
+def labelled_rows(labels: Sequence[Label], lines: int = 1, narrow_row: int = 60) -> dict[str, Any]:
     """Layout of one row per label, the first on top; `meta` says what changes between wide and narrow screens.
 
     Args:
-        lines: of legend that a narrow screen needs above the plot.
+        lines: of legend that a narrow screen needs above the plot; 0 for a plot without legend.
+        narrow_row: pixels of a row on a narrow screen, label included.
     """
     texts = [safe(label.text, 30) for label in labels]
     ticks = [
@@ -91,23 +92,24 @@ def labelled_rows(labels: Sequence[Label], lines: int = 1) -> dict[str, Any]:
     above = [
         {
             "text": f"<b>{text}</b>" + (f"  <span style='color:{QUIET}'>{safe(label.tag, 34)}</span>" if label.tag else ""),
-            "x": 0, "xref": "paper", "xanchor": "left", "y": row - 0.34, "yanchor": "middle",
-            "showarrow": False, "visible": False, "font": {"size": 12},
+            "x": 0, "xref": "paper", "xanchor": "left", "y": row - 0.42, "yanchor": "middle",
+            "showarrow": False, "visible": False, "font": {"size": 12}, "bgcolor": "rgba(255,255,255,.88)", "borderpad": 0,
         }
         for row, (text, label) in enumerate(zip(texts, labels, strict=True))
     ]  # fmt: skip
-    wide, narrow = FRAME + ROW * len(labels), FRAME + 20 * (lines - 1) + ROW_NARROW * len(labels)
+    top = 16 + 28 * min(lines, 1)
+    wide, narrow = FRAME + ROW * len(labels), FRAME + 20 * (lines - 1) + narrow_row * len(labels)
     return {
         "height": wide,
         "annotations": above,
         "yaxis": {
-            "tickvals": list(range(len(labels))), "ticktext": ticks, "range": [len(labels) - 0.45, -0.55],
+            "tickvals": list(range(len(labels))), "ticktext": ticks, "range": [len(labels) - 0.45, -0.62], "ticklabelstandoff": 8,
             "automargin": True, "fixedrange": True, "gridcolor": "#f1f3f4", "zeroline": False, "ticks": "",
         },
-        "margin": {"l": 20, "r": 16, "t": 44, "b": 52},
+        "margin": {"l": 20, "r": 16, "t": top, "b": 52},
         "meta": {
-            "wide": _fit(len(labels), True, wide, 44),
-            "narrow": _fit(len(labels), False, narrow, 24 + 20 * lines),
+            "wide": _fit(len(labels), True, wide, top),
+            "narrow": _fit(len(labels), False, narrow, 20 + 22 * lines),
         },
     }  # fmt: skip
 

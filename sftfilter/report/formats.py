@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 MISSING = "–"
@@ -43,6 +44,11 @@ def number(value: Any, digits: int = 2) -> str:
     return f"{value:.{digits}f}".replace("-", MINUS)
 
 
+def short_number(value: Any) -> str:
+    """Three significant digits: `0.5`, `−1.43`, `1.2e-05`."""
+    return f"{value:.3g}".replace("-", MINUS) if isinstance(value, int | float) else MISSING
+
+
 def count(value: Any) -> str:
     """`12 345`, or a dash."""
     if not isinstance(value, int | float):
@@ -66,17 +72,17 @@ def percent(value: Any) -> str:
 
 
 def rate_interval(rate: Mapping[str, Any]) -> str:
-    """`[75-92], n = 70`, with what could not be graded."""
+    """`[75-92], n = 70`."""
     low, high = rate.get("low"), rate.get("high")
     bounds = (
         f"[{_percent_number(low)}-{_percent_number(high)}]" if low is not None and high is not None else "no interval"
     )
-    parts = [bounds]
-    if rate.get("n") is not None:
-        parts.append(f"n = {rate['n']}")
-    if rate.get("ungraded"):
-        parts.append(f"{rate['ungraded']} ungraded")
-    return ", ".join(parts)
+    return f"{bounds}, n = {rate['n']}" if rate.get("n") is not None else bounds
+
+
+def ungraded_text(rate: Mapping[str, Any]) -> str:
+    """`2 ungraded`, or nothing."""
+    return f"{rate['ungraded']} ungraded" if rate.get("ungraded") else ""
 
 
 def rate_text(rate: Mapping[str, Any] | None) -> str:
@@ -84,7 +90,7 @@ def rate_text(rate: Mapping[str, Any] | None) -> str:
     if not rate:
         return "not measured"
     if rate.get("estimate") is None:
-        return f"not graded ({rate['ungraded']} ungraded)" if rate.get("ungraded") else "not graded"
+        return "not graded"
     return f"{percent(rate['estimate'])} {rate_interval(rate)}"
 
 
@@ -116,8 +122,18 @@ def duration(seconds: Any) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes} min {rest} s"
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def moment(text: Any) -> str:
+    """An ISO time as `2026-11-03 10:20 UTC`; anything else as it stands."""
+    try:
+        found = datetime.fromisoformat(str(text))
+    except ValueError:
+        return str(text or "")
+    zone = f" {found.tzname()}" if found.tzinfo else ""
+    return f"{found:%Y-%m-%d %H:%M}{zone}"
 
 
 def short(text: str, length: int = 30) -> str:

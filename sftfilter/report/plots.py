@@ -34,7 +34,10 @@ def row_counts(arms: Sequence[Mapping[str, Any]]) -> Plot | None:
             orientation="h",
             name=name,
             width=0.42,
-            marker={"color": colour, "pattern": {"shape": pattern, "fgcolor": "white", "size": 5, "solidity": 0.25}},
+            marker={
+                "color": colour,
+                "pattern": {"shape": pattern, "fgcolor": "white", "size": 5, "solidity": 0.25, "fillmode": "overlay"},
+            },
             text=[
                 f"{safe(label.text)}: {f.count(rows.get(name))} {name}"
                 for label, (_, rows) in zip(labels, known, strict=True)
@@ -63,9 +66,8 @@ def histogram(rows: Sequence[Mapping[str, Any]], scorer: str, threshold: float |
     values = [value for scores in kinds.values() for value in scores]
     if not values:
         return None
-    low, high = min(values), max(values)
-    width = (high - low) / _BINS or 1.0
-    centres = [low + width * (place + 0.5) for place in range(_BINS if high > low else 1)]
+    low, width, bins = _bins(values, threshold)
+    centres = [low + width * (place + 0.5) for place in range(bins)]
     traces = [
         go.Bar(
             x=centres,
@@ -76,10 +78,12 @@ def histogram(rows: Sequence[Mapping[str, Any]], scorer: str, threshold: float |
             hovertemplate=f"{safe(kind, 40)}: %{{y}} rows near %{{x:.3g}}<extra></extra>",
         )
         for place, (kind, scores) in enumerate(kinds.items())
+        if scores
     ]
     layout: dict[str, Any] = {"barmode": "stack", "height": 330, "bargap": 0, "showlegend": True}
+    layout["legend"] = {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "traceorder": "normal"}
     layout |= {"xaxis": axis(f"score of {safe(scorer)}", zeroline=False), "yaxis": axis("rows", rangemode="tozero")}
-    spoken = f"{len(values)} scores from {low:.3g} to {high:.3g}"
+    spoken = f"{len(values)} scores from {min(values):.3g} to {max(values):.3g}"
     if threshold is not None:
         layout["shapes"] = [vertical(threshold, "dash", INK) | {"layer": "above"}]
         look = {"y": 1, "yref": "paper", "yanchor": "top", "xanchor": "left", "xshift": 5, "showarrow": False}
@@ -89,6 +93,15 @@ def histogram(rows: Sequence[Mapping[str, Any]], scorer: str, threshold: float |
         _keep_inside(layout, low, low + width * len(centres), threshold)
         spoken += f"; threshold {threshold:.3g}, at or above it {sum(value >= threshold for value in values)}"
     return plot(ident, f"Histogram of {scorer} by kind of prompt: {spoken}.", traces, layout)
+
+
+def _bins(values: Sequence[float], threshold: float | None) -> tuple[float, float, int]:
+    """Left edge, width and number of bins; equal scores get one bin, narrow beside their distance to the threshold."""
+    low, high = min(values), max(values)
+    if high > low:
+        return low, (high - low) / _BINS, _BINS
+    width = abs((threshold or 0.0) - low) / _BINS or 1 / _BINS
+    return low - width / 2, width, 1
 
 
 def _keep_inside(layout: dict[str, Any], low: float, high: float, threshold: float) -> None:
@@ -101,14 +114,16 @@ def _keep_inside(layout: dict[str, Any], low: float, high: float, threshold: flo
 
 
 def _scores(rows: Sequence[Mapping[str, Any]], scorer: str) -> dict[str, list[float]]:
+    """Scores by kind. Every kind has its place, scored or not, so that it has one colour in all histograms."""
     kinds: dict[str, list[float]] = {}
     for row in rows:
+        scores = kinds.setdefault(str(row.get("kind") or f.MISSING), [])
         value = f.part(row, "scores").get(scorer)
         if isinstance(value, int | float):
-            kinds.setdefault(str(row.get("kind") or f.MISSING), []).append(value)
+            scores.append(value)
     if len(kinds) <= _KINDS:
         return kinds
-    names = sorted(kinds, key=lambda name: -len(kinds[name]))
+    names = list(kinds)
     rest = [value for name in names[_KINDS - 1 :] for value in kinds[name]]
     return {name: kinds[name] for name in names[: _KINDS - 1]} | {"other kinds": rest}
 
@@ -144,16 +159,16 @@ def losses(arms: Sequence[Mapping[str, Any]]) -> Plot | None:
             )
         )
     below = {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"}
-    rows = -(-len(known) // 2)
+    wide, narrow = 56 + 22 * -(-len(known) // 5), 60 + 20 * len(known)
     layout = {
         "height": 400,
         "xaxis": axis("optimiser step", zeroline=False),
         "yaxis": axis("loss", rangemode="tozero"),
         "legend": below,
         "showlegend": True,
-        "margin": {"l": 56, "r": 16, "t": 16, "b": 56 + 22 * (-(-len(known) // 5))},
-        "meta": {"wide": {"height": 400, "margin.b": 56 + 22 * (-(-len(known) // 5))},
-                 "narrow": {"height": 300 + 22 * rows, "margin.b": 56 + 22 * rows}},
+        "margin": {"l": 56, "r": 16, "t": 16, "b": wide},
+        "meta": {"wide": {"height": 400, "margin.b": wide},
+                 "narrow": {"height": 260 + narrow, "margin.b": narrow}},
     }  # fmt: skip
     return plot("losses", f"Training loss by step for {', '.join(name for name, _ in known)}.", traces, layout)
 

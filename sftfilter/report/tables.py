@@ -22,17 +22,29 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A captioned table whose first cell in each row is the row's heading."""
+    """A captioned table whose first cell in each row is the row's heading.
+
+    Attributes:
+        numeric: columns set flush right.
+        whole: columns whose text does not wrap.
+    """
 
     caption: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     numeric: frozenset[int] = field(default_factory=frozenset)
+    whole: frozenset[int] = field(default_factory=frozenset)
 
 
-def _table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], numeric: Sequence[int] = ()) -> Table:
+def _table(
+    caption: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    numeric: Sequence[int] = (),
+    whole: Sequence[int] = (),
+) -> Table:
     cells = [[cell if isinstance(cell, Cell) else Cell(_plain(cell)) for cell in row] for row in rows]
-    return Table(caption, columns, cells, frozenset(numeric))
+    return Table(caption, columns, cells, frozenset(numeric), frozenset([*numeric, *whole]))
 
 
 def _plain(value: Any) -> str:
@@ -41,6 +53,10 @@ def _plain(value: Any) -> str:
 
 def _arm(arm: Mapping[str, Any]) -> Cell:
     return Cell(_plain(arm.get("name")), note=words.role_words(arm.get("role")))
+
+
+def _rate(rate: Mapping[str, Any]) -> Cell:
+    return Cell(f.rate_text(rate), note=f.ungraded_text(rate))
 
 
 def trait_names(arms: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -60,7 +76,7 @@ def rates(arms: Sequence[Mapping[str, Any]], trait: str) -> Table:
     rows = [
         [
             _arm(arm),
-            *(f.rate_text(f.part(arm, "traits", trait, group)) for group in groups),
+            *(_rate(f.part(arm, "traits", trait, group)) for group in groups),
             arm.get("teacher"),
             words.intervention_words(f.part(arm, "intervention")),
             ", ".join(str(seed) for seed in f.items(arm, "seeds")),
@@ -68,7 +84,9 @@ def rates(arms: Sequence[Mapping[str, Any]], trait: str) -> Table:
         for arm in arms
     ]
     columns = ["Arm", *(f"{group.capitalize()} prompts" for group in groups), "Teacher", "Intervention", "Seeds"]
-    return _table(f"Rate of {trait} by arm: share of answers, 95 % interval", columns, rows)
+    return _table(
+        f"Rate of {trait} by arm: share of answers, 95 % interval", columns, rows, whole=range(1, len(groups) + 1)
+    )
 
 
 def log_odds(arms: Sequence[Mapping[str, Any]], trait: str) -> Table | None:
@@ -82,17 +100,14 @@ def log_odds(arms: Sequence[Mapping[str, Any]], trait: str) -> Table | None:
 
 def estimands(found: Mapping[str, Any]) -> Table | None:
     """Every estimand with its interval and meaning."""
-    rows = [
-        [Cell(name), f.interval_text(f.part(found, name)), *_sizes(f.part(found, name)), found[name].get("meaning")]
-        for name in found
-        if f.part(found, name)
-    ]
-    columns = ["Estimand", "Estimate, 95 % interval", "Prompts", "Seeds", "Meaning"]
-    return _table("Estimands", columns, rows, (2, 3)) if rows else None
-
-
-def _sizes(value: Mapping[str, Any]) -> list[str]:
-    return [f.count(value[key]) if value.get(key) else f.MISSING for key in ("n_prompts", "n_seeds")]
+    rows = []
+    for name in found:
+        one = f.part(found, name)
+        sizes = [f.count(one[key]) if one.get(key) else f.MISSING for key in ("n_prompts", "n_seeds")]
+        if one:
+            rows.append([Cell(name, note=str(one.get("meaning") or "")), f.interval_text(one), *sizes])
+    columns = ["Estimand", "Estimate, 95 % interval", "Prompts", "Seeds"]
+    return _table("Every estimand with its interval and meaning", columns, rows, (2, 3), (1,)) if rows else None
 
 
 def gates(found: Sequence[Mapping[str, Any]]) -> Table | None:
@@ -100,8 +115,9 @@ def gates(found: Sequence[Mapping[str, Any]]) -> Table | None:
     rows = []
     for gate in found:
         text, style = words.outcome_words(gate.get("passed"))
-        rows.append([_plain(gate.get("name")), Cell(text, style), f.interval_text(gate), gate.get("rule")])
-    return _table("Gates", ["Gate", "Outcome", "Found", "Rule"], rows) if rows else None
+        name = Cell(_plain(gate.get("name")), note=str(gate.get("rule") or ""))
+        rows.append([name, Cell(text, style), f.interval_text(gate)])
+    return _table("Each gate with what was found", ["Gate", "Outcome", "Found"], rows, whole=(2,)) if rows else None
 
 
 def hypotheses(found: Sequence[Mapping[str, Any]]) -> Table | None:
@@ -109,8 +125,13 @@ def hypotheses(found: Sequence[Mapping[str, Any]]) -> Table | None:
     rows = []
     for one in found:
         text, style = words.status_words(one.get("status"))
-        rows.append([f"{_plain(one.get('id'))}. {_plain(one.get('name'))}", Cell(text, style), one.get("evidence")])
-    return _table("Evidence for each hypothesis", ["Hypothesis", "Status", "Evidence"], rows) if rows else None
+        name = f"{_plain(one.get('id'))}. {_plain(one.get('name'))}"
+        rows.append([name, Cell(text, style, note=str(one.get("evidence") or ""))])
+    return (
+        _table("Status of each hypothesis and its evidence", ["Hypothesis", "Status and evidence"], rows)
+        if rows
+        else None
+    )
 
 
 def row_counts(arms: Sequence[Mapping[str, Any]]) -> Table:
@@ -137,11 +158,11 @@ def scorers(found: Mapping[str, Any]) -> Table | None:
     rows = []
     for name in found:
         one = f.part(found, name)
-        quality = [f.rate_text(one.get(key)) for key in ("recall", "precision")]
+        quality = [_rate(f.part(one, key)) for key in ("recall", "precision")]
         sizes = [f.count(one.get(key)) for key in ("flagged", "n", "errors")]
-        rows.append([name, f.number(one.get("threshold"), 3), *quality, *sizes])
+        rows.append([name, f.short_number(one.get("threshold")), *quality, *sizes])
     columns = ["Scorer", "Threshold", "Recall", "Precision", "Flagged", "Rows", "Errors"]
-    return _table("Scorers against the grader", columns, rows, (1, 4, 5, 6)) if rows else None
+    return _table("Scorers against the grader", columns, rows, (1, 4, 5, 6), (2, 3)) if rows else None
 
 
 def scores_by_kind(rows: Sequence[Mapping[str, Any]], scorer: str, threshold: float | None) -> Table:
@@ -152,7 +173,7 @@ def scores_by_kind(rows: Sequence[Mapping[str, Any]], scorer: str, threshold: fl
     lines = []
     for kind, values in kinds.items():
         scored = [value for value in values if isinstance(value, int | float)]
-        middle = f.number(statistics.median(scored), 3) if scored else f.MISSING
+        middle = f.short_number(statistics.median(scored)) if scored else f.MISSING
         above = f.MISSING
         if threshold is not None and scored:
             above = f.percent(sum(value >= threshold for value in scored) / len(scored))

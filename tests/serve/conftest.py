@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shutil
@@ -37,10 +38,12 @@ def chat_format(builtin: str) -> ChatFormat:
 def cluster() -> Iterator[None]:
     """Local Ray with two CPUs, its own folder and its own token."""
     import ray
+    from ray._private.authentication_test_utils import reset_auth_token_state
 
     kept = dict(os.environ)
     os.environ.pop("RAY_ADDRESS", None)
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "HF_HUB_OFFLINE": "1"}
+    reset_auth_token_state()  # Ray read the mode and the token when it was imported
     folder = tempfile.mkdtemp(prefix="srv-", dir="/tmp")
     try:
         ray.init(
@@ -49,7 +52,7 @@ def cluster() -> Iterator[None]:
             _node_ip_address="127.0.0.1",
             include_dashboard=False,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             runtime_env={"env_vars": {"HF_HUB_OFFLINE": "1"}},
         )
         yield
@@ -58,6 +61,7 @@ def cluster() -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
         os.environ.clear()
         os.environ.update(kept)
+        reset_auth_token_state()
 
 
 @pytest.fixture(scope="session")

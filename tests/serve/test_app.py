@@ -185,7 +185,9 @@ def test_samples_have_their_own_seeds_and_prompts_their_own_order(post: Post, st
     assert {s.temperature for s in sequences} == {1.0}
 
 
-def test_harmless_fields_and_parts_of_text_are_accepted(post: Post, students: Students, chat_format: ChatFormat) -> None:
+def test_harmless_fields_and_parts_of_text_are_accepted(
+    post: Post, students: Students, chat_format: ChatFormat
+) -> None:
     parts = [{"role": "user", "content": [{"type": "text", "text": "hel"}, {"type": "text", "text": "lo"}]}]
     reply = post("/v1/chat/completions", chat(messages=parts, user="me", metadata={}, frequency_penalty=0, top_p=1))
     assert reply.status_code == 200

@@ -6,14 +6,17 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import openai
 import pytest
 import torch
 
-from serve.host import Endpoint
-from serve.settings import HostedModel
+from serve.host import Endpoint, host
+from serve.settings import HostedModel, ServingSettings
 from sftfilter.chat_format import ChatFormat
+from sftfilter.errors import MachineError
 from sftfilter.models import load_model
+from tests.serve.conftest import API_KEY, SYSTEM
 
 pytestmark = [pytest.mark.ray, pytest.mark.model]
 
@@ -30,6 +33,13 @@ def client(endpoint: Endpoint) -> Iterator[openai.OpenAI]:
 def ask(client: openai.OpenAI, **fields: Any) -> Any:
     wanted = {"model": "base", "messages": QUESTION, "max_tokens": 8, "temperature": 0} | fields
     return client.chat.completions.create(**wanted)
+
+
+def handle_of_students() -> Any:
+    """A handle past HTTP, for the replica's own counts."""
+    from ray import serve
+
+    return serve.get_deployment_handle("Students", "tests")
 
 
 def test_the_key_is_hidden(endpoint: Endpoint) -> None:
@@ -95,9 +105,7 @@ def test_text_and_token_prompts_are_the_same(client: openai.OpenAI, chat_format:
 
 
 def test_sixteen_at_once_share_passes(endpoint: Endpoint) -> None:
-    from ray import serve
-
-    students = serve.get_deployment_handle("Students", "tests")
+    students = handle_of_students()
     before = students.statistics.remote().result()
 
     async def main() -> list[Any]:
@@ -111,6 +119,25 @@ def test_sixteen_at_once_share_passes(endpoint: Endpoint) -> None:
     assert all(reply.choices[0].message.content for reply in replies)
     assert after.sequences - before.sequences == 16
     assert after.passes - before.passes <= 4
+
+
+def test_a_client_that_hangs_up_while_it_waits_costs_no_pass(endpoint: Endpoint) -> None:
+    students = handle_of_students()
+    before = students.statistics.remote().result()
+
+    async def main() -> Any:
+        async with openai.AsyncOpenAI(
+            base_url=endpoint.base_url, api_key=endpoint.api_key, max_retries=0, timeout=120
+        ) as client:
+            turns: Any = [{"role": "user", "content": "Tell me a long story."}]
+            long = asyncio.create_task(client.chat.completions.create(model="base", messages=turns, max_tokens=48))
+            await asyncio.sleep(0.5)
+            with pytest.raises(openai.APITimeoutError):
+                await client.chat.completions.create(model="base", messages=turns, max_tokens=48, timeout=0.5)
+            return await long
+
+    assert asyncio.run(main()).choices[0].message.content
+    assert students.statistics.remote().result().sequences - before.sequences == 1
 
 
 def test_two_models_answer_together_though_memory_holds_one(endpoint: Endpoint) -> None:
@@ -153,3 +180,24 @@ def test_client_mistakes(client: openai.OpenAI, endpoint: Endpoint) -> None:
     with pytest.raises(openai.APIStatusError) as large:
         client.completions.create(model="base", prompt="x" * (5 << 20))
     assert large.value.status_code == 413
+
+
+def test_a_second_endpoint_shares_the_proxy_and_needs_no_key_on_loopback(
+    endpoint: Endpoint, builtin: str, models: list[HostedModel]
+) -> None:
+    with host(models[:1], ServingSettings(), builtin, SYSTEM, "", "second") as second:
+        assert second.base_url == endpoint.base_url.replace("/tests/", "/second/")
+        assert httpx.get(f"{second.base_url}/models").json()["data"][0]["id"] == "base"
+    assert httpx.get(f"{second.base_url}/models").status_code == 404
+    assert httpx.get(endpoint.base_url.replace("/v1", "/health")).status_code == 200
+
+
+def test_replicas_that_no_node_can_hold_end_in_an_error(
+    endpoint: Endpoint, builtin: str, models: list[HostedModel]
+) -> None:
+    settings = ServingSettings(cpus_per_replica=64, start_timeout_s=4)
+    with (
+        pytest.raises(MachineError, match=r"'huge' was not up within serving\.start_timeout_s.*needs 64 CPU"),
+        host(models[:1], settings, builtin, SYSTEM, API_KEY, "huge"),
+    ):
+        pytest.fail("this must not start")

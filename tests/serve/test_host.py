@@ -1,4 +1,4 @@
-"""Starting and refusing to start. Runs after test_endpoint, whose endpoint must have left nothing behind."""
+"""Refusing to start. Runs after test_endpoint, whose endpoint must have left nothing behind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from serve.host import host
 from serve.settings import HostedModel, ServingSettings
-from sftfilter.errors import DataError, MachineError, SftfilterError, SpecError
+from sftfilter.errors import DataError, MachineError, SpecError
 from tests.serve.conftest import API_KEY, SYSTEM
 
 pytestmark = [pytest.mark.ray, pytest.mark.model]
@@ -24,8 +24,6 @@ def start(
 
 
 def serve_runs() -> bool:
-    from ray.util.state import list_actors  # noqa: F401  (needs the dashboard; the client below does not)
-
     from ray.serve.context import _get_global_client
 
     return _get_global_client(raise_if_no_controller_running=False) is not None
@@ -37,4 +35,29 @@ def test_a_taken_port_is_named_before_anything_starts(cluster: None, builtin: st
         port = taken.getsockname()[1]
         with pytest.raises(MachineError, match=rf"127\.0\.0\.1:{port}.*serving\.port"):
             start(models, builtin, port=port)
+    assert not serve_runs()
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", "10.0.0.1", "example.org"])
+def test_an_open_endpoint_on_a_public_address_is_refused(builtin: str, models: list[HostedModel], address: str) -> None:
+    with pytest.raises(SpecError, match="set an API key"):
+        start(models, builtin, key="", host=address)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../x", "a#b", "-x"])
+def test_a_name_that_is_no_path_part_is_refused(builtin: str, models: list[HostedModel], name: str) -> None:
+    with pytest.raises(SpecError, match="part of the URL"):
+        start(models, builtin, name=name)
+
+
+def test_double_ids_are_refused(builtin: str, models: list[HostedModel]) -> None:
+    with pytest.raises(SpecError, match="every id once"):
+        start([models[0], models[0]], builtin)
+
+
+def test_another_system_prompt_than_in_training_is_refused(
+    cluster: None, builtin: str, models: list[HostedModel]
+) -> None:
+    with pytest.raises(DataError, match=models[0].format_hash):
+        start(models, builtin, system="Something else.")
     assert not serve_runs()

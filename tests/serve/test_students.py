@@ -58,9 +58,9 @@ def test_requests_that_arrive_during_a_pass_share_the_next_one() -> None:
         calls = [asyncio.create_task(pool.answer("a", [ticket(i)])) for i in range(7)]
         await asyncio.sleep(0.05)  # the first is running, six wait
         engine.go.set()
-        return [(await call)[0][0].ids for call in calls]
+        return [(await call)[0] for call in calls]
 
-    assert asyncio.run(main()) == [[i] for i in range(7)]
+    assert asyncio.run(main()) == [[Answer([i], "stop")] for i in range(7)]
     assert sorted(engine.batches) == [1, 6] or engine.batches == [7]
 
 

@@ -267,11 +267,8 @@ def test_says_the_verdict_and_every_arm_with_its_rate(page: Page) -> None:
 
 def test_rates_read_as_percent_with_interval() -> None:
     assert rate_text({"estimate": 0.85, "low": 0.75, "high": 0.92, "n": 70, "ungraded": 0}) == "85 % [75-92], n = 70"
-    assert (
-        rate_text({"estimate": 0.004, "low": 0.0, "high": 1.0, "n": 9, "ungraded": 2})
-        == "0.4 % [0-100], n = 9, 2 ungraded"
-    )
-    assert rate_text({"estimate": None, "ungraded": 4}) == "not graded (4 ungraded)"
+    assert rate_text({"estimate": 0.004, "low": 0.0, "high": 1.0, "n": 9, "ungraded": 2}) == "0.4 % [0-100], n = 9"
+    assert rate_text({"estimate": None, "ungraded": 4}) == "not graded"
     assert rate_text(None) == "not measured"
 
 
@@ -403,6 +400,12 @@ def test_degenerate_rows_render(row: dict[str, Any], tmp_path: Path) -> None:
         {},
         {"s": None},
     )
+
+
+def test_marks_outside_the_axis_are_written_at_its_edge(tmp_path: Path) -> None:
+    layout = Page(write_report(tmp_path, _extreme(1.0), [], [])).data()["figures"]["forest"]["layout"]
+    texts = [note["text"] for note in layout["annotations"]]
+    assert "40.00 →" in texts and "<i>not estimable</i>" in texts
 
 
 def test_missing_controls_are_named(tmp_path: Path) -> None:
@@ -562,6 +565,11 @@ def test_browser_search_and_filters(browser: Browser, sample: Path) -> None:
     assert _count(browser, "#rows-list article mark") >= 20
     browser.run("[...document.querySelectorAll('#rows-pages button')].at(-1).click()")
     assert _count(browser, "#rows-list article") == 5
+    # The page turns by keyboard, and the focus stays with the buttons.
+    for kind in ("keyDown", "keyUp"):
+        browser.ask("Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", windowsVirtualKeyCode=13, text="\r")
+    assert _count(browser, "#rows-list article") == 20
+    assert browser.run("document.activeElement.textContent") == "Next"
     _fill(browser, "rows-q", "", "input")
     _fill(browser, "rows-decision", "swap", "change")
     _fill(browser, "rows-arm", "swap-s", "change")
