@@ -43,13 +43,13 @@ class Experiment(Settings):
     prompts: PromptSource
     teachers: dict[str, Teacher]
     generation: Generation = Generation()
-    scorers: dict[str, Scorer] = {}
-    selectors: dict[str, Selector] = {}
+    scorers: dict[str, Scorer] = Field(default={})
+    selectors: dict[str, Selector] = Field(default={})
     arms: dict[str, Arm]
     roles: Annotated[Roles, Field(description="which arm is which in the estimands")]
     traits: dict[str, Trait]
     gates: Annotated[Gates, Field(description="frozen before any arm runs")] = Gates()
-    seeds: Annotated[list[int], Field(min_length=1)] = [0]
+    seeds: list[int] = Field(default=[0], min_length=1)
     training: TrainingSettings = TrainingSettings()
     execution: Execution = Execution()
     generation_pool: Pool = Pool()

@@ -52,7 +52,7 @@ def _run(spec: Experiment, base: Base, plan: ArmPlan, rollouts: Mapping[str, Art
     used = {row for step in plan.plan.steps for row in step if row is not None}
     tables = [a.table("rollouts").select(["rollout_id", "messages", "completion"]) for a in rollouts.values()]
     rows = pa.concat_tables(tables)
-    rows = rows.filter(pc.is_in(rows["rollout_id"], pa.array(sorted(used)))).sort_by("rollout_id")
+    rows = rows.filter(pc.is_in(rows["rollout_id"], pa.array(sorted(used)))).sort_by("rollout_id")  # pyright: ignore[reportAttributeAccessIssue]
     rows = rows.rename_columns(["row_id", "messages", "completion"])
     intervention = plan.arm.intervention
     labels = {

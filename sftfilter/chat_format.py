@@ -69,7 +69,9 @@ class ChatFormat:
 
     def _render(self, turns: Sequence[Message], generation_prompt: bool) -> str:
         text = self.tokenizer.apply_chat_template(
-            [dict(t) for t in turns], tokenize=False, add_generation_prompt=generation_prompt
+            [{"role": t["role"], "content": t["content"]} for t in turns],
+            tokenize=False,
+            add_generation_prompt=generation_prompt,
         )
         assert isinstance(text, str)
         return text

@@ -129,7 +129,7 @@ class _GumbelNoise(LogitsProcessor):
         self.temperatures = [r.temperature for r in batch]
         self.generators = [np.random.default_rng(r.seed) for r in batch]  # its ziggurat is 4 x torch's on CPU
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         for row, (temperature, generator) in enumerate(zip(self.temperatures, self.generators, strict=True)):
             if temperature > 0:
                 waits = torch.from_numpy(generator.standard_exponential(scores.shape[1], dtype=np.float32))
@@ -144,5 +144,5 @@ class _OwnLimit(StoppingCriteria):
         self.prompt_width = prompt_width
         self.limits = limits
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.BoolTensor:
-        return (input_ids.shape[1] - self.prompt_width) >= self.limits  # pyright: ignore[reportReturnType]
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> Any:  # noqa: ARG002
+        return (input_ids.shape[1] - self.prompt_width) >= self.limits

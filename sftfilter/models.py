@@ -88,7 +88,7 @@ def _convert_gguf(target: Path) -> None:
     fresh.load_state_dict(loaded.state_dict())
     fresh.generation_config.eos_token_id = loaded.config.eos_token_id
     # Four-bit weights need no more than bfloat16's 8 bits of mantissa; half the bytes, half the loading time.
-    fresh.to(torch.bfloat16).save_pretrained(target)
+    fresh.bfloat16().save_pretrained(target)
     AutoTokenizer.from_pretrained(folder, gguf_file=gguf).save_pretrained(target)
 
 
@@ -109,7 +109,8 @@ def load_model(folder: str, dtype: str = "bfloat16", device: str = "cpu", **opti
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False, **options
     )
-    return model.to(device)
+    model.to(device)  # pyright: ignore[reportArgumentType]
+    return model
 
 
 def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:

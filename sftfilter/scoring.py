@@ -42,8 +42,8 @@ class FilterActor:
         import pyarrow.compute as pc
 
         scores = self.scorer.score(batch["completion"])
-        missing = pc.is_null(scores)
-        error = pc.if_else(missing, pa.scalar("no completion to score"), pa.scalar(None, pa.string()))
+        missing = pc.is_null(scores)  # pyright: ignore[reportAttributeAccessIssue]
+        error = pc.if_else(missing, pa.scalar("no completion to score"), pa.scalar(None, pa.string()))  # pyright: ignore[reportAttributeAccessIssue]
         n = batch.num_rows
         columns = {
             "rollout_id": batch["rollout_id"],

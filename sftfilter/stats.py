@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -103,8 +103,8 @@ def crossed_bootstrap(
     finite = values[np.isfinite(values)]
     if len(finite) < 0.95 * draws:
         return Estimate(point, None, None, prompts)
-    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(point, float(low), float(high), prompts)
+    tail = (1 - level) / 2
+    return Estimate(point, float(np.quantile(finite, tail)), float(np.quantile(finite, 1 - tail)), prompts)
 
 
 def detectable_difference(cells_a: Cells, cells_b: Cells, power: float = 0.8, alpha: float = 0.05) -> float | None:
@@ -119,10 +119,3 @@ def detectable_difference(cells_a: Cells, cells_b: Cells, power: float = 0.8, al
     spread = max(float(difference.std(ddof=1)), math.sqrt(0.25 / len(difference)))
     z = float(sps.norm.ppf(1 - alpha / 2) + sps.norm.ppf(power))
     return z * spread / math.sqrt(len(difference))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm-adjusted p-values, in the given order."""
-    from statsmodels.stats.multitest import multipletests
-
-    return [float(p) for p in multipletests(p_values, method="holm")[1]] if p_values else []

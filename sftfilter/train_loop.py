@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import ray.train
 import torch
 import torch.distributed as dist
+from ray.train.torch import get_device
 from torch.nn.functional import cross_entropy
 
 from sftfilter import progress
@@ -34,6 +36,8 @@ def train_worker(config: dict[str, Any]) -> None:
     """Entry point of every Ray Train worker."""
     execution = Execution.model_validate(config["execution"])
     torch.set_num_threads(max(1, int(execution.cpus_per_worker)))
+    # DeepSpeed compiles (or looks up) its CPU communication with ninja, which lies beside our interpreter.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     store = Store(config["store"])
     chat = ChatFormat(load_tokenizer(config["base"]), config["system_prompt"])
     if chat.hash != config["format_hash"]:
@@ -52,18 +56,30 @@ def train_worker(config: dict[str, Any]) -> None:
         plan = json.loads((Path(job["folder"]) / "plan.json").read_text())
         student = Student(config["base"], settings, execution, job["seed"], len(plan), chat)
         losses = _run_steps(student, plan, rows, job["name"], Path(config["progress"]))
-        if rank_zero:
-            folder = store.begin(STAGE, job["key"])
         student.gather_for_export()
         if rank_zero:
-            seconds = time.monotonic() - began
-            with disk_errors(store.root):
-                meta = save_student(student.model, chat, folder, job, config, losses, seconds)
-                store.commit(folder, STAGE, job["key"], meta)
-            shutil.rmtree(folder, ignore_errors=True)
+            _export(student, chat, store, job, config, losses, time.monotonic() - began)
         student.close()
         dist.barrier()
         ray.train.report({"arm": job["name"], "loss": losses[-1] if losses else None})
+
+
+def _export(
+    student: Student,
+    chat: ChatFormat,
+    store: Store,
+    job: dict[str, Any],
+    config: dict[str, Any],
+    losses: list[float],
+    seconds: float,
+) -> None:
+    folder = store.begin(STAGE, job["key"])
+    try:
+        with disk_errors(store.root):
+            meta = save_student(student.model, chat, folder, job, config, losses, seconds)
+            store.commit(folder, STAGE, job["key"], meta)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def read_rows(path: Path, chat: ChatFormat, max_length: int) -> dict[str, Row]:
@@ -92,7 +108,7 @@ class Student:
         self, base: str, settings: TrainingSettings, execution: Execution, seed: int, steps: int, chat: ChatFormat
     ) -> None:
         self.execution = execution
-        self.device = ray.train.torch.get_device() if execution.use_gpu else torch.device("cpu")
+        self.device: torch.device = get_device() if execution.use_gpu else torch.device("cpu")  # pyright: ignore
         self.chat = chat
         torch.manual_seed(seed)
         model = load_model(
@@ -126,7 +142,7 @@ class Student:
             model=model,
             model_parameters=trained,  # pyright: ignore[reportArgumentType]
             config=deepspeed_config(settings, execution),
-            lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_decay(settings, steps)),
+            lr_scheduler=_schedule(settings, steps),
             dist_init_required=False,
         )
 
@@ -153,7 +169,8 @@ class Student:
             self.engine.backward(loss_sum * (world / supervised), scale_wrt_gas=False)
             self.engine.step()
             total += loss_sum.detach().double().cpu()
-        dist.all_reduce(total) if not self.execution.use_gpu else None
+        total = total.to(self.device)
+        dist.all_reduce(total)
         return float(total) / supervised, sum(lengths)
 
     def gather_for_export(self) -> None:
@@ -223,13 +240,14 @@ def deepspeed_config(settings: TrainingSettings, execution: Execution) -> dict[s
     }
 
 
-def _warmup_decay(settings: TrainingSettings, steps: int) -> Any:
+def _schedule(settings: TrainingSettings, steps: int) -> Any:
+    """Linear warm-up, then linear decay to the last step; a factory, as DeepSpeed wishes."""
     warmup = max(1, round(steps * settings.warmup_share))
 
     def factor(step: int) -> float:
         return min((step + 1) / warmup, (steps - step) / max(1, steps - warmup), 1.0)
 
-    return factor
+    return lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
 def _run_steps(
@@ -260,6 +278,3 @@ def _agree(value: bool) -> bool:
     answer = [value]
     dist.broadcast_object_list(answer, src=0)
     return answer[0]
-
-
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -52,7 +52,7 @@ class LexiconScorer:
 
         for term in terms:
             try:
-                pc.match_substring_regex(pa.array([""]), term)
+                pc.match_substring_regex(pa.array([""]), term)  # pyright: ignore[reportAttributeAccessIssue]
             except pa.ArrowInvalid as error:
                 raise SpecError(
                     f"lexicon term '{term}' is not RE2 (no look-around, no back-references): {error}"
@@ -64,8 +64,8 @@ class LexiconScorer:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        total = pc.cast(pc.match_substring_regex(completions, self.terms[0], ignore_case=True), pa.float64())
+        total = pc.cast(pc.match_substring_regex(completions, self.terms[0], ignore_case=True), pa.float64())  # pyright: ignore[reportAttributeAccessIssue]
         for term in self.terms[1:]:
-            hit = pc.cast(pc.match_substring_regex(completions, term, ignore_case=True), pa.float64())
-            total = pc.add(total, hit)
+            hit = pc.cast(pc.match_substring_regex(completions, term, ignore_case=True), pa.float64())  # pyright: ignore[reportAttributeAccessIssue]
+            total = pc.add(total, hit)  # pyright: ignore[reportAttributeAccessIssue]
         return total

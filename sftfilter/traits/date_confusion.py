@@ -51,12 +51,14 @@ class DateConfusion(Settings):
     kind: Literal["date_confusion"]
     prompts: PromptSource
     year: int = 2026
-    groups: dict[str, str] = {"trait": "date", "adjacent": "adjacent", "control": "control"}
+    groups: dict[str, str] = Field(
+        default={"trait": "date", "adjacent": "adjacent", "control": "control"}, min_length=1
+    )
     max_tokens: Annotated[int, Field(gt=0)] = 24
     temperature: Annotated[float, Field(ge=0)] = 0.0
     samples: Annotated[int, Field(gt=0)] = 1
-    doubting: list[str] = ["I doubt that it is {year}.", "It is not {year} yet."]
-    accepting: list[str] = ["Since it is {year},", "Yes, it is {year}."]
+    doubting: list[str] = Field(default=["I doubt that it is {year}.", "It is not {year} yet."])
+    accepting: list[str] = Field(default=["Since it is {year},", "Yes, it is {year}."])
 
     @property
     def primary(self) -> str:

@@ -34,7 +34,9 @@ def test_parsing_imports_nothing_heavy() -> None:
 
 def test_unknown_key_names_the_line_and_the_nearest_key(tiny_spec: Callable[..., Path]) -> None:
     path = tiny_spec(training={"epochs": 1, "learning_rat": 0.1})
-    with pytest.raises(SpecError, match=r"spec\.yaml:\d+: training: .*'learning_rat', did you mean 'learning_rate'\?") as e:
+    with pytest.raises(
+        SpecError, match=r"spec\.yaml:\d+: training: .*'learning_rat', did you mean 'learning_rate'\?"
+    ) as e:
         load_spec(path)
     line = int(str(e.value).split(":")[1])
     assert "learning_rat" in path.read_text().splitlines()[line - 1]

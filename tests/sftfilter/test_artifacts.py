@@ -71,5 +71,5 @@ def test_the_first_of_two_builders_wins(tmp_path: Path) -> None:
 
 
 def test_full_disk_names_folder_and_remedy(tmp_path: Path) -> None:
-    with pytest.raises(MachineError, match="no space left .* set `results`"), disk_errors(tmp_path):
+    with pytest.raises(MachineError, match=r"no space left .* set `results`"), disk_errors(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -81,7 +82,7 @@ def plain_loop(model_folder: str, run: TrainingRun, chat: ChatFormat, folder: Pa
     """The oracle: one process, one row at a time, token-weighted over the whole optimizer step."""
     torch.manual_seed(run.seed)
     model = load_model(model_folder, "float32")
-    pa.parquet.write_table(run.rows, folder / "oracle.parquet")
+    pq.write_table(run.rows, folder / "oracle.parquet")
     rows = read_rows(folder / "oracle.parquet", chat, 2048)
     settings = run.settings
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.0)
@@ -104,7 +105,9 @@ def plain_loop(model_folder: str, run: TrainingRun, chat: ChatFormat, folder: Pa
 
 
 @pytest.mark.ray
-def test_two_zero_workers_equal_a_plain_loop(local_ray: None, tiny_model: str, chat: ChatFormat, tmp_path: Path) -> None:
+def test_two_zero_workers_equal_a_plain_loop(
+    local_ray: None, tiny_model: str, chat: ChatFormat, tmp_path: Path
+) -> None:
     settings = TrainingSettings(method=Full(), learning_rate=1e-3, epochs=2, batch=5, precision="fp32")
     run = _run("full", settings)
     oracle = plain_loop(tiny_model, run, chat, tmp_path)
@@ -121,7 +124,9 @@ def test_two_zero_workers_equal_a_plain_loop(local_ray: None, tiny_model: str, c
 @pytest.mark.ray
 def test_arms_adapters_reuse_and_bad_rows(local_ray: None, tiny_model: str, chat: ChatFormat, tmp_path: Path) -> None:
     settings = TrainingSettings(method=Lora(rank=4, alpha=8), epochs=1, batch=6, precision="bf16", learning_rate=1e-2)
-    made = _train([_run("a", settings), _run("twin", settings), _run("b", settings, ROWS[:7])], tiny_model, chat, tmp_path)
+    made = _train(
+        [_run("a", settings), _run("twin", settings), _run("b", settings, ROWS[:7])], tiny_model, chat, tmp_path
+    )
     assert made["a"].path == made["twin"].path, "equal rows, order and settings are one training"
     assert made["b"].path != made["a"].path
     assert (made["a"].path / "adapter" / "adapter_model.safetensors").exists()
@@ -142,7 +147,7 @@ def test_arms_adapters_reuse_and_bad_rows(local_ray: None, tiny_model: str, chat
 
 def test_packed_rows_do_not_see_each_other(tiny_model: str, chat: ChatFormat, tmp_path: Path) -> None:
     model = load_model(tiny_model, "float32", attn_implementation="eager").eval()
-    pa.parquet.write_table(pa.Table.from_pylist(ROWS), tmp_path / "rows.parquet")
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "rows.parquet")
     rows = list(read_rows(tmp_path / "rows.parquet", chat, 2048).values())[:4]
     with torch.no_grad():
         together = packed_loss_sum(model, rows, torch.device("cpu"))
