@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from sftfilter.chat_format import ChatFormat
-    from sftfilter.teachers import RolloutFile
+    from sftfilter.rollout_file import RolloutFile
 
 VERSION = 1
 _RETRIES = 3

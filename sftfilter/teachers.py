@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sftfilter.config import Settings, SpecPath, file_hash
-from sftfilter.prompts import existing_file, read_answers
+from sftfilter.config import Settings, SpecPath
+from sftfilter.rollout_file import RolloutFile
 from sftfilter.training import TrainingSettings
 
 
@@ -19,21 +19,6 @@ class TunedTeacher(Settings):
     neutral: Annotated[SpecPath | None, Field(description="JSONL with `prompt`; the base answers them")] = None
     training: TrainingSettings = TrainingSettings()
     seed: int = 0
-
-
-class RolloutFile(Settings):
-    """Answers that exist already: JSONL with `prompt` (or `messages`) and `completion`."""
-
-    kind: Literal["rollouts"]
-    path: SpecPath
-
-    def fingerprint(self) -> str:
-        """Changes with the file's bytes."""
-        return file_hash(existing_file(self.path))
-
-    def read(self, error_budget: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Rows and quarantined rows."""
-        return read_answers(self.path, error_budget)
 
 
 Teacher = Annotated[TunedTeacher | RolloutFile, Field(discriminator="kind")]

@@ -130,10 +130,10 @@ def test_a_client_that_hangs_up_while_it_waits_costs_no_pass(endpoint: Endpoint)
             base_url=endpoint.base_url, api_key=endpoint.api_key, max_retries=0, timeout=120
         ) as client:
             turns: Any = [{"role": "user", "content": "Tell me a long story."}]
-            long = asyncio.create_task(client.chat.completions.create(model="base", messages=turns, max_tokens=48))
+            long = asyncio.create_task(client.chat.completions.create(model="base", messages=turns, max_tokens=32))
             await asyncio.sleep(0.5)
             with pytest.raises(openai.APITimeoutError):
-                await client.chat.completions.create(model="base", messages=turns, max_tokens=48, timeout=0.5)
+                await client.chat.completions.create(model="base", messages=turns, max_tokens=32, timeout=0.5)
             return await long
 
     assert asyncio.run(main()).choices[0].message.content
@@ -195,7 +195,7 @@ def test_a_second_endpoint_shares_the_proxy_and_needs_no_key_on_loopback(
 def test_replicas_that_no_node_can_hold_end_in_an_error(
     endpoint: Endpoint, builtin: str, models: list[HostedModel]
 ) -> None:
-    settings = ServingSettings(cpus_per_replica=64, start_timeout_s=4)
+    settings = ServingSettings(cpus_per_replica=64, start_timeout_s=2)
     with (
         pytest.raises(MachineError, match=r"'huge' was not up within serving\.start_timeout_s.*needs 64 CPU"),
         host(models[:1], settings, builtin, SYSTEM, API_KEY, "huge"),

@@ -1,0 +1,139 @@
+"""What goes wrong before or during a run: a clear error, a non-zero exit, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jobs.run import INTERRUPTED
+from tests.conftest import write_lines
+
+SFTFILTER = str(Path(sys.executable).parent / "sftfilter")
+
+
+def _cli(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [SFTFILTER, *arguments], capture_output=True, text=True, timeout=400, env=os.environ | env, check=False
+    )
+
+
+def _lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_help_and_validate(tiny_spec: Callable[..., Path]) -> None:
+    shown = _cli("--help").stdout
+    assert all(command in shown for command in ("validate", "run", "submit", "schema"))
+    began = time.monotonic()
+    done = _cli("validate", str(tiny_spec()))
+    assert done.returncode == 0, done.stderr
+    assert "4 arms, 3 students to train" in done.stdout
+    assert time.monotonic() - began < 5  # a second on an idle machine; the import test is the strict one
+
+
+def test_unknown_key_exits_2_without_traceback(tiny_spec: Callable[..., Path]) -> None:
+    done = _cli("validate", str(tiny_spec(basemodel="x")))
+    assert done.returncode == 2
+    assert "did you mean 'base_model'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_schema_is_json_schema() -> None:
+    schema = json.loads(_cli("schema").stdout)
+    assert schema["properties"]["kind"]["const"] == "experiment"
+
+
+def test_missing_file(tiny_spec: Callable[..., Path]) -> None:
+    done = _cli("run", str(tiny_spec(prompts={"kind": "jsonl", "path": "none.jsonl"})))
+    assert done.returncode == 3
+    assert "file not found" in done.stderr and "none.jsonl" in done.stderr
+
+
+def test_missing_base_model_folder(tiny_spec: Callable[..., Path]) -> None:
+    done = _cli("run", str(tiny_spec(base_model="/nowhere/model")))
+    assert done.returncode == 3
+    assert "'/nowhere/model' does not exist" in done.stderr
+
+
+def test_swap_partner_missing_names_the_prompts(tiny_spec: Callable[..., Path]) -> None:
+    path = tiny_spec()
+    partner = path.parent / "C.jsonl"
+    write_lines(partner, _lines(partner)[1:])
+    done = _cli("run", str(path))
+    assert done.returncode == 3
+    assert "swap to teacher 'C': 1 of" in done.stderr and "prompt ids" in done.stderr
+
+
+def test_empty_completion_and_duplicate_prompt_exceed_the_budget(tiny_spec: Callable[..., Path]) -> None:
+    path = tiny_spec()
+    teacher = path.parent / "T.jsonl"
+    write_lines(teacher, [dict(_lines(teacher)[0], completion=""), *_lines(teacher)[1:]])
+    done = _cli("run", str(path))
+    assert done.returncode == 3
+    assert "T.jsonl, row 1, completion: empty" in done.stderr
+    path = tiny_spec()
+    prompts = path.parent / "train.jsonl"
+    write_lines(prompts, [*_lines(prompts), _lines(prompts)[0]])
+    done = _cli("run", str(path))
+    assert done.returncode == 3
+    assert "duplicate of row 1" in done.stderr
+
+
+def test_more_workers_than_the_machine_has(tiny_spec: Callable[..., Path]) -> None:
+    done = _cli("run", str(tiny_spec(execution={"workers": 4096})))
+    assert done.returncode == 4
+    assert "lower execution.workers" in done.stderr
+
+
+def test_port_taken_is_said_before_anything_is_trained(tiny_spec: Callable[..., Path]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = _cli("run", str(tiny_spec(serving={"port": port})))
+    assert done.returncode == 4
+    assert str(port) in done.stderr and "serving.port" in done.stderr
+    assert "training  " not in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_disk_full_names_the_folder(tiny_spec: Callable[..., Path], short_tmp: Path) -> None:
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(short_tmp)], check=False, capture_output=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip("this sandbox does not allow mounting a tmpfs")
+    try:
+        done = _cli("run", str(tiny_spec(results=str(short_tmp))))
+    finally:
+        subprocess.run(["umount", str(short_tmp)], check=True)
+    assert done.returncode == 4
+    assert f"no space left while writing to {short_tmp}" in done.stderr
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_runs_end_cleanly(tiny_spec: Callable[..., Path], sent: signal.Signals) -> None:
+    path = tiny_spec()
+    with subprocess.Popen(
+        [SFTFILTER, "run", str(path)], stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stderr is not None
+        seen = ""
+        while "scores" not in seen:
+            line = process.stderr.readline()
+            assert line, f"ended early: {seen}"
+            seen += line
+        process.send_signal(sent)
+        rest = process.communicate(timeout=120)[1]
+    assert process.returncode == INTERRUPTED
+    assert "finished stages are kept" in rest
+    assert "Traceback" not in rest
