@@ -123,19 +123,7 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
         SpecError: every problem found, each with its line and the remedy.
     """
     file = Path(path)
-    try:
-        text = file.read_text()
-    except OSError as error:
-        raise SpecError(f"{file}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise SpecError(f"{file}: not UTF-8 text") from error
-    try:
-        data = yaml.safe_load(text)
-        tree = yaml.compose(text, yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        raise SpecError(f"{file}: not valid YAML: {error}") from error
-    if not isinstance(data, dict):
-        raise SpecError(f"{file}: expected keys and values, such as `kind: experiment`")
+    data, tree = _read(file)
     for override in overrides:
         _override(data, override)
     try:
@@ -143,6 +131,37 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     except ValidationError as error:
         lines = [_problem(file, tree, problem) for problem in error.errors()]
         raise SpecError("\n".join(dict.fromkeys(lines))) from error
+
+
+def _read(file: Path) -> tuple[dict[str, Any], Any]:
+    """A spec's data (merged over the one it `extends`) and its syntax tree, which knows the lines."""
+    try:
+        text = file.read_text()
+        data = yaml.safe_load(text)
+        tree = yaml.compose(text, yaml.SafeLoader)
+    except OSError as error:
+        raise SpecError(f"{file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{file}: not UTF-8 text") from error
+    except yaml.YAMLError as error:
+        raise SpecError(f"{file}: not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise SpecError(f"{file}: expected keys and values, such as `kind: experiment`")
+    parent = data.pop("extends", None)
+    if parent is None:
+        return data, tree
+    if Path(parent).parent != Path():
+        raise SpecError(f"{file}: extends: '{parent}' must lie in the same folder, where relative paths start")
+    inherited, _ = _read(file.parent / parent)
+    return _merge(inherited, data), tree
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        here = merged.get(key)
+        merged[key] = _merge(here, value) if isinstance(here, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def _override(data: dict[str, Any], override: str) -> None:

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -144,7 +147,7 @@ def train_all(
                 name="train", storage_path=str(work), failure_config=FailureConfig(max_failures=execution.max_failures)
             ),
         )
-        with follow(progress, on_event):
+        with follow(progress, on_event), _own_interrupts():
             try:
                 trainer.fit()
             except Exception as error:
@@ -154,6 +157,19 @@ def train_all(
     if lost:
         raise TrainingError(f"training ended without an error but left no checkpoint for {', '.join(lost)}; run again")
     return {name: artifact for name, artifact in finished.items() if artifact is not None}
+
+
+@contextmanager
+def _own_interrupts() -> Iterator[None]:
+    """Ray Train takes over Ctrl-C for good, and answers it with exit code 0; give it back, and say it was one."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 def _key(run: TrainingRun, store: Store, base_hash: str, format_hash: str) -> str:

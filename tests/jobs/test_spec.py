@@ -83,6 +83,16 @@ def test_overrides_are_yaml_and_checked(tiny_spec: Callable[..., Path]) -> None:
         load_spec(tiny_spec(), ["training.epochs"])
 
 
+def test_a_spec_extends_another(tiny_spec: Callable[..., Path], tmp_path: Path) -> None:
+    tiny_spec()
+    (tmp_path / "more.yaml").write_text("extends: spec.yaml\nname: more\nseeds: [1, 2]\ntraining: {batch: 4}\n")
+    spec = load_spec(tmp_path / "more.yaml")
+    assert (spec.name, spec.seeds, spec.training.batch, spec.training.epochs) == ("more", [1, 2], 4, 1)
+    (tmp_path / "more.yaml").write_text("extends: ../spec.yaml\n")
+    with pytest.raises(SpecError, match="same folder"):
+        load_spec(tmp_path / "more.yaml")
+
+
 def test_paths_are_relative_to_the_spec_and_the_hash_is_not(tiny_spec: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     first, second = load_spec(tiny_spec()), load_spec(tiny_spec(tmp_path / "other"))
