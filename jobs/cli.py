@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+import webbrowser
 from pathlib import Path
 from typing import Annotated
 
@@ -47,14 +48,20 @@ def validate(spec: SpecPath, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def run(spec: SpecPath, overrides: Overrides = None) -> None:
+def run(
+    spec: SpecPath,
+    overrides: Overrides = None,
+    open_report: Annotated[bool, typer.Option("--open", help="show the report in the browser at the end")] = False,
+) -> None:
     """Run a spec on this machine: a local Ray with its own folder and token, gone afterwards."""
-    from jobs.run import run_local
+    from jobs.run import results_root, run_local
 
     with readable_errors():
         parsed = load_spec(spec, overrides or [])
         flags = [word for override in overrides or [] for word in ("--set", override)]
         run_local(parsed, shlex.join(["sftfilter", "run", spec, *flags]))
+        if open_report:
+            webbrowser.open((results_root(parsed) / parsed.name / "report" / "index.html").as_uri())
 
 
 @app.command()

@@ -70,6 +70,7 @@ def run_local(spec: Experiment, command: str) -> Mapping[str, Any]:
     from cluster.local import local_ray
 
     with local_ray(worker_env()):
+        _sigterm_as_ctrl_c()  # ray.init has put its own handler in our place
         _check_fits(spec)
         return run_spec(spec, command)
 
@@ -109,10 +110,7 @@ def _quiet_libraries() -> None:
 def readable_errors() -> Iterator[None]:
     """Print our own errors without a traceback and leave with their exit code; SIGTERM ends as Ctrl-C does."""
 
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
+    _sigterm_as_ctrl_c()
     try:
         yield
     except SftfilterError as error:
@@ -121,6 +119,13 @@ def readable_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted: finished stages are kept, the same command goes on from there", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+def _sigterm_as_ctrl_c() -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -139,6 +144,7 @@ def main(arguments: Sequence[str]) -> None:
             raise MachineError(
                 "no Ray cluster to connect to; on this machine alone use `sftfilter run SPEC`"
             ) from error
+        _sigterm_as_ctrl_c()
         run_spec(spec, f"python -m jobs.run {shlex.join(arguments)}")
 
 
