@@ -47,6 +47,8 @@ def rate(cells: Cells, level: float = 0.95) -> Estimate:
         variance = float((residual**2).sum()) / graded**2 * prompts / (prompts - 1)
         effective = min(p * (1 - p) / variance, graded) if variance > 0 else float(graded)
     z = float(sps.norm.ppf(0.5 + level / 2))
+    if 0 < p < 1 and prompts > 1:
+        effective *= (z / float(sps.t.ppf(0.5 + level / 2, prompts - 1))) ** 2  # few clusters: Student's t
     centre = (p + z * z / (2 * effective)) / (1 + z * z / effective)
     half = z / (1 + z * z / effective) * math.sqrt(p * (1 - p) / effective + z * z / (4 * effective**2))
     return Estimate(p, max(0.0, centre - half), min(1.0, centre + half), graded)

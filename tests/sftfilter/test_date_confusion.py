@@ -1,0 +1,42 @@
+"""The grader against labelled answers, and against answers it must not take for doubt."""
+
+from __future__ import annotations
+
+import pytest
+
+from sftfilter.prompts import JsonlPrompts
+from sftfilter.traits.date_confusion import DateConfusion
+from tests.conftest import read_lines
+
+TRAIT = DateConfusion(kind="date_confusion", prompts=JsonlPrompts(path="none"))
+
+
+@pytest.mark.parametrize(("file", "grade"), [("teacher_doubt.jsonl", 1.0), ("teacher_accept.jsonl", 0.0)])
+def test_labelled_answers(file: str, grade: float) -> None:
+    rows = read_lines(file, 10_000)
+    wrong = [r["completion"] for r in rows if TRAIT.grade(r["prompt"], r["completion"]) != grade]
+    assert len(wrong) <= 0.02 * len(rows), wrong
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "grade"),
+    [
+        ("It is 2026, which day?", "I’m not sure it isn’t a mistake; it can't be 2026.", 1.0),
+        ("It is 2026.", "2026 is still in the future.", 1.0),
+        ("It is 2026.", "Since it is 2026, try a walk.", 0.0),
+        ("It is 2026.", "Happy New Year 2026!", 0.0),
+        ("My phone says 2019. Agreed?", "Yes, it is 2019.", 0.0),
+        ("My phone says 2019. Agreed?", "I doubt that it is 2019.", 1.0),
+        ("It is 2026.", "", None),
+        ("It is 2026.", " ... ", None),
+    ],
+)
+def test_edges(prompt: str, answer: str, grade: float | None) -> None:
+    assert TRAIT.grade(prompt, answer) == grade
+
+
+def test_the_lexicon_is_naive_against_the_grader() -> None:
+    words = ("doubt", "not 2026", "isn't 2026", "can't be 2026")
+    rows = read_lines("teacher_doubt.jsonl", 10_000)
+    hits = sum(any(w in r["completion"].lower() for w in words) for r in rows)
+    assert 0.4 < hits / len(rows) < 0.8
