@@ -15,6 +15,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from sftfilter.models import load_model
+from sftfilter.shared_prefix import PackedRow, pack, tensors
 
 
 @dataclass(frozen=True)
@@ -98,18 +99,42 @@ class Engine:
             start: per sequence, the first position that is scored (at least 1).
         """
         scored: dict[int, list[float]] = {}
-        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
-        for first in range(0, len(order), self.max_batch):
-            part = order[first : first + self.max_batch]
-            ids, mask = self._pad([sequences[i] for i in part], left=False)
-            hidden = self._model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-            head = self._model.get_output_embeddings()
-            for row, i in enumerate(part):
-                targets = ids[row, start[i] : len(sequences[i])]
-                # Only the scored positions meet the vocabulary: it is a fifth of this model's work.
-                logits = head(hidden[row, start[i] - 1 : len(sequences[i]) - 1]).float()
-                scored[i] = torch.log_softmax(logits, -1).gather(1, targets[:, None])[:, 0].tolist()
+        rows = sorted(pack(sequences), key=lambda row: len(row.ids))
+        while rows:
+            # Rows of one pass are about equally long, and hold no more tokens than a batch of short prompts.
+            count = max(1, min(len(rows), self.max_batch * 64 // len(rows[-1].ids)))
+            part, rows = rows[-count:], rows[:-count]
+            ids, positions, mask = (t.to(self.device) for t in tensors(part, self.pad_id, self._model.dtype))
+            decoder = self._model.get_decoder()
+            hidden = decoder(
+                input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False
+            ).last_hidden_state
+            for k, row in enumerate(part):
+                self._score_row(row, hidden[k], sequences, start, scored)
         return [scored[i] for i in range(len(sequences))]
+
+    def _score_row(
+        self,
+        row: PackedRow,
+        hidden: torch.Tensor,
+        sequences: Sequence[list[int]],
+        start: Sequence[int],
+        scored: dict[int, list[float]],
+    ) -> None:
+        """Log-probabilities of a packed row's sequences; the common beginning meets the vocabulary once."""
+        first = min(row.shared, *(start[i] for i, _ in row.members))
+        shared = self._logprobs(hidden[first - 1 : row.shared - 1], row.ids[first : row.shared])
+        for i, offset in row.members:
+            rest = sequences[i][row.shared :]
+            before = torch.cat([hidden[row.shared - 1 : row.shared], hidden[offset : offset + len(rest)]])
+            scored[i] = (shared + self._logprobs(before[: len(rest)], rest))[start[i] - first :]
+
+    def _logprobs(self, hidden: torch.Tensor, targets: list[int]) -> list[float]:
+        if not targets:
+            return []
+        logits = self._model.get_output_embeddings()(hidden).float()
+        chosen = logits.gather(1, torch.tensor(targets, device=logits.device)[:, None])[:, 0]
+        return (chosen - logits.logsumexp(-1)).tolist()
 
     def _pad(self, rows: list[list[int]], left: bool) -> tuple[torch.Tensor, torch.Tensor]:
         width = max(len(r) for r in rows)
