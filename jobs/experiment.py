@@ -12,6 +12,7 @@ from jobs.outcome import Made, write_outcome
 from jobs.spec import Experiment
 from jobs.students import evaluate_all, train_students
 from jobs.tutoring import Base, load_base, make_rollouts, tune_teachers
+from serve.host import check_port
 from sftfilter.artifacts import Artifact, Store
 from sftfilter.prompts import load_prompts
 from sftfilter.scoring import score_rollouts
@@ -26,6 +27,7 @@ def run_experiment(spec: Experiment, root: Path, stages: Stages, command: str) -
     Returns:
         What is written to `results.json`.
     """
+    check_port(spec.serving)
     store = Store(root / "artifacts")
     base = load_base(spec)
     with stages.stage("prompts", "read, checked, duplicates named"):

@@ -19,9 +19,10 @@ from ray.serve.context import _get_global_client
 from ray.serve.schema import ApplicationStatus, LoggingConfig
 
 from serve.app import EndpointConfig, checked_format, ingress
+from serve.forward import Vocabulary
 from serve.guard import digest
 from serve.settings import API_KEY_VARIABLE, HostedModel, ServingSettings
-from serve.students import Vocabulary, students
+from serve.students import students
 from sftfilter.errors import MachineError, SpecError
 
 _POLL_S = 0.1
@@ -133,6 +134,15 @@ def _proxy(settings: ServingSettings) -> Iterator[tuple[str, int]]:
             # Without Ray there is nothing to shut down, and asking Serve would start a new cluster.
             if ray.is_initialized() and not serve.status().applications:
                 serve.shutdown()
+
+
+def check_port(settings: ServingSettings) -> None:
+    """Raise MachineError when the endpoint could not listen, so that it is known before hours of training.
+
+    Where Serve runs on the connected cluster already, its proxy will be used and nothing is checked.
+    """
+    if _get_global_client(raise_if_no_controller_running=False) is None:
+        _free_port(settings.host, settings.port)
 
 
 def _free_port(address: str, port: int) -> int:

@@ -7,19 +7,18 @@ merged into the next one, so a slow trickle of arrivals does not become a queue 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ray import serve
 
+from serve.forward import BrokenCheckpointError, Vocabulary, answer_all, brief, open_checkpoint, use_threads
 from serve.settings import HostedModel, ServingSettings
 from serve.work import Answer, Failure, Work
-from sftfilter.models import weights_hash
 
 if TYPE_CHECKING:
     from ray.serve.deployment import Deployment
@@ -36,7 +35,14 @@ class Ticket:
 
     work: Work
     abandoned: bool = False
-    result: list[Answer] | Failure | None = None
+    result: list[Answer] | Failure = field(default_factory=list)
+    finished: asyncio.Event = field(default_factory=asyncio.Event)
+    since: float = field(default_factory=time.monotonic)
+
+    def finish(self, result: list[Answer] | Failure) -> None:
+        """Hand over the result."""
+        self.result = result
+        self.finished.set()
 
 
 @dataclass
@@ -47,18 +53,6 @@ class Statistics:
     sequences: int = 0
     loads: int = 0
     largest_pass: int = 0
-
-
-class BrokenCheckpointError(Exception):
-    """This checkpoint cannot be served; others can."""
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """The token ids that end and pad a sequence, shared by all students of an endpoint."""
-
-    stop_id: int
-    pad_id: int
 
 
 class StudentPool:
@@ -84,30 +78,38 @@ class StudentPool:
         self.fetch = fetch
         self.done = Statistics()
         self._lines: dict[str, deque[Ticket]] = {}
-        self._turn = asyncio.Lock()
+        self._running: asyncio.Task[None] | None = None
         self._broken: dict[str, tuple[float, str]] = {}
         # Ray sets OMP_NUM_THREADS from the CPUs a replica reserves, which are few: see ServingSettings.threads.
-        self._worker = ThreadPoolExecutor(1, "student", _use_threads, (settings.threads,))
+        self._worker = ThreadPoolExecutor(1, "student", use_threads, (settings.threads,))
 
     async def load(self, model_id: str) -> Engine:
         """Read a checkpoint into memory."""
         self.done.loads += 1
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._worker, _open, self.models[model_id], self.settings, self.vocabulary)
+        return await loop.run_in_executor(
+            self._worker, open_checkpoint, self.models[model_id], self.settings, self.vocabulary
+        )
 
     async def answer(self, model_id: str, tickets: list[Ticket]) -> list[list[Answer] | Failure]:
-        """Results in the order of the tickets, all for one model.
+        """Results in the order of the tickets, all for one model."""
+        self._lines.setdefault(model_id, deque()).extend(tickets)
+        if self._running is None or self._running.done():
+            self._running = asyncio.create_task(self._run())
+        for ticket in tickets:
+            await ticket.finished.wait()
+        return [ticket.result for ticket in tickets]
 
-        A model is fetched only while holding the turn. So eviction never meets a request in flight, and memory never
-        holds more than `models_in_memory` students, however many ids are waiting.
+    async def _run(self) -> None:
+        """Passes one after the other, for whoever waits longest, until nobody does.
+
+        A model is fetched only here. So eviction never meets a request in flight, and memory never holds more than
+        `models_in_memory` students, however many ids are waiting.
         """
-        line = self._lines.setdefault(model_id, deque())
-        line.extend(tickets)
-        async with self._turn:
-            await self._until_settled(line)
-            while any(ticket.result is None for ticket in tickets):
-                await self._run_next(model_id, line)
-        return [ticket.result or [] for ticket in tickets]
+        while waiting := [model_id for model_id, line in self._lines.items() if line]:
+            model_id = min(waiting, key=lambda name: self._lines[name][0].since)
+            await self._until_settled(self._lines[model_id])
+            await self._run_next(model_id, self._lines[model_id])
 
     async def _until_settled(self, line: deque[Ticket]) -> None:
         """Clients often send a whole wave at once, which the HTTP side passes on over a few tenths of a second."""
@@ -118,25 +120,25 @@ class StudentPool:
 
     async def _run_next(self, model_id: str, line: deque[Ticket]) -> None:
         batch = _take(line, self.settings.max_batch)
-        # Stands if the pass is cancelled: its neighbours must not wait for ever.
+        # Stands if the pass is cancelled: nobody may wait for ever.
         stopped = Failure(503, f"model '{model_id}': the replica is shutting down", "unavailable", retry_after_s=5)
         results: Sequence[list[Answer] | Failure] = [stopped] * len(batch)
         try:
             results = await self._results(model_id, [ticket.work for ticket in batch])
         finally:
             for ticket, result in zip(batch, results, strict=True):
-                ticket.result = result
+                ticket.finish(result)
 
     async def _results(self, model_id: str, works: list[Work]) -> Sequence[list[Answer] | Failure]:
         if not works:
             return []
         try:
             engine = await self._healthy_student(model_id)
-            answers = await asyncio.get_running_loop().run_in_executor(self._worker, _answer_all, engine, works)
+            answers = await asyncio.get_running_loop().run_in_executor(self._worker, answer_all, engine, works)
         except BrokenCheckpointError as error:
             return [Failure(500, str(error), "model_broken")] * len(works)
         except Exception as error:  # out of memory, a device error: these requests fail, the replica goes on
-            return [Failure(500, f"model '{model_id}': {_brief(error)}", "generation_failed")] * len(works)
+            return [Failure(500, f"model '{model_id}': {brief(error)}", "generation_failed")] * len(works)
         self.done.passes += 1
         self.done.sequences += (size := sum(len(work.sequences) for work in works))
         self.done.largest_pass = max(self.done.largest_pass, size)
@@ -214,69 +216,8 @@ def _take(line: deque[Ticket], limit: int) -> list[Ticket]:
     while line and (not taken or size + len(line[0].work.sequences) <= limit):
         ticket = line.popleft()
         if ticket.abandoned:
-            ticket.result = []
+            ticket.finish([])
             continue
         taken.append(ticket)
         size += len(ticket.work.sequences)
     return taken
-
-
-def _use_threads(threads: int | None) -> None:
-    import torch
-
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
-
-
-def _open(model: HostedModel, settings: ServingSettings, vocabulary: Vocabulary) -> Engine:
-    from transformers.utils import logging
-
-    from sftfilter.engine import Engine
-
-    logging.disable_progress_bar()
-    try:
-        found = weights_hash(model.folder)
-        if found != model.model_hash:
-            raise BrokenCheckpointError(f"its files have hash {found}, expected {model.model_hash}")
-        return Engine(
-            model.folder,
-            stop_id=vocabulary.stop_id,
-            pad_id=vocabulary.pad_id,
-            dtype=settings.dtype,
-            device="cuda" if settings.use_gpu else "cpu",
-            max_batch=settings.max_batch,
-        )
-    except Exception as error:  # readers of broken files raise a dozen unrelated types
-        raise BrokenCheckpointError(f"model '{model.id}': its checkpoint cannot be loaded: {_brief(error)}") from error
-
-
-def _answer_all(engine: Engine, works: list[Work]) -> list[list[Answer]]:
-    wanted = [(i, request) for i, work in enumerate(works) for request in work.sequences]
-    writing = [request for _, request in wanted if request.max_tokens > 0]
-    written = iter(engine.generate(writing)) if writing else iter(())
-    drafts: list[Answer] = []
-    for _, request in wanted:
-        new = next(written) if request.max_tokens > 0 else None
-        drafts.append(Answer(new.ids, new.finish_reason) if new else Answer([], "length"))
-    _add_logprobs(engine, [(works[i], request.prompt_ids) for i, request in wanted], drafts)
-    answers: list[list[Answer]] = [[] for _ in works]
-    for (i, _), draft in zip(wanted, drafts, strict=True):
-        answers[i].append(draft)
-    return answers
-
-
-def _add_logprobs(engine: Engine, asked: list[tuple[Work, list[int]]], drafts: list[Answer]) -> None:
-    starts = {
-        k: 1 if work.logprobs == "all" else len(prompt)
-        for k, (work, prompt) in enumerate(asked)
-        if work.logprobs != "none"
-    }
-    sequences = [asked[k][1] + drafts[k].ids for k in starts]
-    scored = engine.token_logprobs(sequences, list(starts.values())) if starts else []
-    for k, values in zip(starts, scored, strict=True):
-        drafts[k] = Answer(drafts[k].ids, drafts[k].finish_reason, values)
-
-
-def _brief(error: Exception) -> str:
-    if isinstance(error, BrokenCheckpointError):
-        return str(error)
-    return f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else 'no message'}"

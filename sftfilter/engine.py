@@ -6,7 +6,7 @@ generator per request, so what a request answers does not depend on its neighbou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,6 +16,9 @@ from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria,
 
 from sftfilter.models import load_model
 from sftfilter.shared_prefix import PackedRow, pack, tensors
+
+_VOCABULARY_ROWS = 512
+"""Positions that meet the vocabulary at once; 100 MB of logits for this model."""
 
 
 @dataclass(frozen=True)
@@ -109,32 +112,26 @@ class Engine:
             hidden = decoder(
                 input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False
             ).last_hidden_state
+            wanted = [(k, *where) for k, row in enumerate(part) for where in _scored_positions(row, sequences, start)]
+            at = torch.tensor([(k, before) for k, _, _, before, _ in wanted], device=self.device)
+            targets = [target for *_, target in wanted]
+            values = self._logprobs(hidden[at[:, 0], at[:, 1]], targets)
+            found = {(k, i, p): value for (k, i, p, _, _), value in zip(wanted, values, strict=True)}
             for k, row in enumerate(part):
-                self._score_row(row, hidden[k], sequences, start, scored)
+                for i, _ in row.members:
+                    spots = range(start[i], len(sequences[i]))
+                    scored[i] = [found[k, -1 if p < row.shared else i, p] for p in spots]
         return [scored[i] for i in range(len(sequences))]
 
-    def _score_row(
-        self,
-        row: PackedRow,
-        hidden: torch.Tensor,
-        sequences: Sequence[list[int]],
-        start: Sequence[int],
-        scored: dict[int, list[float]],
-    ) -> None:
-        """Log-probabilities of a packed row's sequences; the common beginning meets the vocabulary once."""
-        first = min(row.shared, *(start[i] for i, _ in row.members))
-        shared = self._logprobs(hidden[first - 1 : row.shared - 1], row.ids[first : row.shared])
-        for i, offset in row.members:
-            rest = sequences[i][row.shared :]
-            before = torch.cat([hidden[row.shared - 1 : row.shared], hidden[offset : offset + len(rest)]])
-            scored[i] = (shared + self._logprobs(before[: len(rest)], rest))[start[i] - first :]
-
     def _logprobs(self, hidden: torch.Tensor, targets: list[int]) -> list[float]:
-        if not targets:
-            return []
-        logits = self._model.get_output_embeddings()(hidden).float()
-        chosen = logits.gather(1, torch.tensor(targets, device=logits.device)[:, None])[:, 0]
-        return (chosen - logits.logsumexp(-1)).tolist()
+        """Log-probability of each target after its hidden state [N, D]; one large product instead of many small ones."""
+        values: list[float] = []
+        for first in range(0, len(targets), _VOCABULARY_ROWS):
+            part = slice(first, first + _VOCABULARY_ROWS)
+            logits = self._model.get_output_embeddings()(hidden[part]).float()
+            chosen = logits.gather(1, torch.tensor(targets[part], device=logits.device)[:, None])[:, 0]
+            values += (chosen - logits.logsumexp(-1)).tolist()
+        return values
 
     def _pad(self, rows: list[list[int]], left: bool) -> tuple[torch.Tensor, torch.Tensor]:
         width = max(len(r) for r in rows)
@@ -145,6 +142,17 @@ class Engine:
             ids[i, at] = torch.tensor(row)
             mask[i, at] = 1
         return ids.to(self.device), mask.to(self.device)
+
+
+def _scored_positions(
+    row: PackedRow, sequences: Sequence[list[int]], start: Sequence[int]
+) -> Iterator[tuple[int, int, int, int]]:
+    """(sequence, or -1 for the common beginning; position; place in the row of the state before it; its token)."""
+    for p in range(min(start[i] for i, _ in row.members), row.shared):
+        yield -1, p, p - 1, row.ids[p]
+    for i, offset in row.members:
+        for p in range(max(start[i], row.shared), len(sequences[i])):
+            yield i, p, row.shared - 1 if p == row.shared else offset + p - row.shared - 1, sequences[i][p]
 
 
 class _GumbelNoise(LogitsProcessor):

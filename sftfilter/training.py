@@ -11,7 +11,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -152,11 +152,15 @@ def train_all(
                 trainer.fit()
             except Exception as error:
                 raise _readable(error) from error
-    finished = {name: before[name] or store.find(STAGE, key) for name, key in keys.items()}
+    finished = {name: before[name] or _fresh(store.find(STAGE, key)) for name, key in keys.items()}
     lost = [name for name, artifact in finished.items() if artifact is None]
     if lost:
         raise TrainingError(f"training ended without an error but left no checkpoint for {', '.join(lost)}; run again")
     return {name: artifact for name, artifact in finished.items() if artifact is not None}
+
+
+def _fresh(artifact: Artifact | None) -> Artifact | None:
+    return replace(artifact, reused=False) if artifact else None
 
 
 @contextmanager

@@ -7,8 +7,9 @@ import threading
 from collections.abc import Sequence
 from typing import Any, cast
 
+from serve.forward import BrokenCheckpointError, Vocabulary
 from serve.settings import HostedModel, ServingSettings
-from serve.students import BrokenCheckpointError, StudentPool, Ticket, Vocabulary
+from serve.students import StudentPool, Ticket
 from serve.work import Answer, Failure, Work
 from sftfilter.engine import Continuation, Engine, GenerateRequest
 
@@ -18,9 +19,11 @@ class EchoEngine:
 
     def __init__(self) -> None:
         self.go = threading.Event()
+        self.waiting = threading.Event()
         self.batches: list[int] = []
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Continuation]:
+        self.waiting.set()
         self.go.wait(10)
         self.batches.append(len(requests))
         if any(request.prompt_ids == [13] for request in requests):
@@ -32,7 +35,7 @@ class EchoEngine:
 
 
 def make_pool(engine: EchoEngine, max_batch: int = 8) -> StudentPool:
-    models = [HostedModel(id=name, folder="/", model_hash="", format_hash="") for name in ("a", "broken")]
+    models = [HostedModel(id=name, folder="/", model_hash="", format_hash="") for name in ("a", "b", "broken")]
     fetched: list[str] = []
 
     async def fetch(model_id: str) -> Engine:
@@ -50,18 +53,54 @@ def ticket(*prompts: int, max_tokens: int = 4, logprobs: Any = "none") -> Ticket
     return Ticket(Work([GenerateRequest([p], max_tokens) for p in prompts], logprobs))
 
 
-def test_requests_that_arrive_during_a_pass_share_the_next_one() -> None:
+def test_requests_that_arrive_together_share_a_pass() -> None:
     engine = EchoEngine()
 
     async def main() -> list[Any]:
         pool = make_pool(engine)
         calls = [asyncio.create_task(pool.answer("a", [ticket(i)])) for i in range(7)]
-        await asyncio.sleep(0.05)  # the first is running, six wait
         engine.go.set()
         return [(await call)[0] for call in calls]
 
     assert asyncio.run(main()) == [[Answer([i], "stop")] for i in range(7)]
-    assert sorted(engine.batches) == [1, 6] or engine.batches == [7]
+    assert engine.batches == [7]  # the pool waits until no more arrive
+
+
+def test_requests_that_arrive_during_a_pass_share_the_next_one() -> None:
+    engine = EchoEngine()
+
+    async def main() -> None:
+        pool = make_pool(engine)
+        calls = [asyncio.create_task(pool.answer("a", [ticket(0)]))]
+        while not engine.waiting.is_set():
+            await asyncio.sleep(0.01)
+        for i in range(1, 7):
+            calls.append(asyncio.create_task(pool.answer("a", [ticket(i)])))
+            await asyncio.sleep(0.01)
+        engine.go.set()
+        await asyncio.gather(*calls)
+
+    asyncio.run(main())
+    assert engine.batches == [1, 6]
+
+
+def test_an_answer_does_not_wait_for_another_model() -> None:
+    engine = EchoEngine()
+    engine.go.set()
+
+    async def main() -> list[str]:
+        pool = make_pool(engine)
+        finished: list[str] = []
+
+        async def one(model_id: str, name: str) -> None:
+            await pool.answer(model_id, [ticket(1)])
+            finished.append(name)
+
+        await asyncio.gather(one("a", "first"), one("b", "other"), one("a", "merged"))
+        return finished
+
+    assert asyncio.run(main()) == ["first", "merged", "other"]
+    assert engine.batches == [2, 1]
 
 
 def test_a_pass_holds_at_most_max_batch_sequences_unless_one_request_has_more() -> None:
