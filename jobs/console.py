@@ -89,21 +89,23 @@ def arms_table(results: Mapping[str, Any]) -> Table:
     for arm in results["arms"]:
         for trait in arm["traits"].values():
             groups = groups or [g for g in trait if g != "log_odds"]
-    table.add_column("arm")
+    table.add_column("arm", no_wrap=True)
     table.add_column("rows", justify="right")
     for group in groups:
-        table.add_column(group, justify="right")
+        table.add_column(group, justify="right", no_wrap=True)
     table.add_column("log-odds", justify="right")
     for arm in results["arms"]:
         for trait in arm["traits"].values():
             odds = trait.get("log_odds")
-            cells = [_interval(trait[g]) for g in groups]
+            cells = [_rate(trait[g], with_interval=g == groups[0]) for g in groups]
             shown = "" if not odds or odds["estimate"] is None else f"{odds['estimate']:+.2f}"
             table.add_row(arm["name"], str(arm["rows"]["trained"]), *cells, shown)
     return table
 
 
-def _interval(value: Mapping[str, Any]) -> str:
+def _rate(value: Mapping[str, Any], with_interval: bool) -> str:
+    """The primary group with its interval; the others' intervals are in the report, where there is room."""
     if value["estimate"] is None:
         return "-"
-    return f"{value['estimate']:.0%} [{value['low']:.0%}, {value['high']:.0%}]"
+    interval = f" [{100 * value['low']:.0f}-{100 * value['high']:.0f}]" if with_interval else ""
+    return f"{value['estimate']:.0%}{interval}"
