@@ -39,8 +39,9 @@ class Stages:
     def note(self, artifact: Artifact, what: str = "") -> Artifact:
         """Remember an artifact and print where it lies."""
         entry = {"stage": artifact.stage, "key": artifact.key, "path": str(artifact.path), "reused": artifact.reused}
-        if entry["key"] not in {a["key"] for a in self.artifacts}:
-            self.artifacts.append(entry)
+        if entry["key"] in {a["key"] for a in self.artifacts} and artifact.stage != "student":
+            return artifact  # two arms may share a student, and both are worth a line
+        self.artifacts.append(entry)
         self.console.print(f"  {'reused' if artifact.reused else 'made  '}  {artifact.path.name}  [dim]{what}[/]")
         return artifact
 

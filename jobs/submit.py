@@ -74,13 +74,18 @@ def _free_id(client: JobSubmissionClient, stem: str) -> _Id:
 
 
 def _connect(address: str) -> JobSubmissionClient:
+    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     try:
         return JobSubmissionClient(address)
+    except AuthenticationError as error:
+        raise MachineError(
+            f"{address} refuses the token: set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's own"
+        ) from error
     except (ConnectionError, RuntimeError) as error:
         raise MachineError(
-            f"no job server at {address}: {error}. Is the cluster up, and does RAY_AUTH_TOKEN hold its token?"
+            f"no job server at {address}: {error}. Is the cluster up, and is this its dashboard?"
         ) from error
 
 

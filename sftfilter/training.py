@@ -115,7 +115,6 @@ def train_all(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     from sftfilter.progress import follow
-    from sftfilter.train_loop import train_worker
 
     keys = {run.name: _key(run, store, base_hash, format_hash) for run in runs}
     before = {name: store.find(STAGE, key) for name, key in keys.items()}
@@ -126,7 +125,7 @@ def train_all(
         jobs = [_write_job(work, key, run) for key, run in sorted(missing.items(), key=lambda item: item[1].name)]
         progress = work / "progress.jsonl"
         trainer = TorchTrainer(
-            train_worker,
+            _train_on_worker,
             train_loop_config={
                 "store": str(store.root),
                 "base": base,
@@ -157,6 +156,12 @@ def train_all(
     if lost:
         raise TrainingError(f"training ended without an error but left no checkpoint for {', '.join(lost)}; run again")
     return {name: artifact for name, artifact in finished.items() if artifact is not None}
+
+
+def _train_on_worker(config: dict[str, Any]) -> None:
+    from sftfilter.train_loop import train_worker  # DeepSpeed is imported on workers only
+
+    train_worker(config)
 
 
 def _fresh(artifact: Artifact | None) -> Artifact | None:

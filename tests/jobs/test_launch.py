@@ -91,12 +91,14 @@ def _call(head: Head, *command: str, cwd: Path, **env: str) -> subprocess.Comple
 
 @pytest.mark.ray
 @pytest.mark.timeout(1200)
-def test_submit_then_ray_job_submit(head: Head, tiny_spec: Callable[..., Path], tmp_path: Path) -> None:
-    spec = tiny_spec()
+def test_submit_then_ray_job_submit(
+    head: Head, tiny_spec: Callable[..., Path], tmp_path: Path, short_tmp: Path
+) -> None:
+    spec = tiny_spec(results=str(short_tmp))  # not below the uploaded folder
     done = _call(head, str(BIN / "sftfilter"), "submit", spec.name, "--address", head.address, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert done.stdout.rstrip().endswith("SUCCEEDED")
-    results = tmp_path / "runs" / "tiny" / "results.json"
+    results = short_tmp / "tiny" / "results.json"
     first = json.loads(results.read_text())
     assert not all(stage["reused"] for stage in first["stages"])
 
