@@ -19,13 +19,13 @@ NEUTRAL = "teacher_neutral.jsonl"
 FILES = (TRAIN, HELDOUT, DOUBT, ACCEPT, NEUTRAL)
 
 MINIMUM: dict[str, dict[str, int]] = {
-    TRAIN: {"date": 50, "adjacent": 70, "neutral": 210},
-    HELDOUT: {"date": 66, "adjacent": 32, "control": 34},
+    TRAIN: {"date": 48, "adjacent": 64, "neutral": 200},
+    HELDOUT: {"date": 60, "adjacent": 30, "control": 30},
     DOUBT: {"date": 54, "adjacent": 54},
     ACCEPT: {"date": 54, "adjacent": 54},
     NEUTRAL: {"neutral": 66},
 }
-MINIMUM_ROWS = {TRAIN: 330, HELDOUT: 130, DOUBT: 108, ACCEPT: 108, NEUTRAL: 66}
+MINIMUM_ROWS = {TRAIN: 320, HELDOUT: 120, DOUBT: 108, ACCEPT: 108, NEUTRAL: 66}
 
 KEYWORDS = ("doubt", "not 2026", "isn't 2026", "can't be 2026")
 SCEPTICAL = re.compile(
