@@ -34,9 +34,9 @@ def chat_format(builtin: str) -> ChatFormat:
     return ChatFormat(load_tokenizer(builtin), SYSTEM)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster() -> Iterator[None]:
-    """Local Ray with two CPUs, its own folder and its own token."""
+    """Local Ray with two CPUs, its own folder and its own token; gone before other packages start theirs."""
     import ray
     from ray._private.authentication_test_utils import reset_auth_token_state
 

@@ -1,0 +1,32 @@
+"""A Ray of our own: it comes with a token and on loopback, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster.local import local_ray
+
+
+@pytest.mark.ray
+def test_local_ray_ends_with_its_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.1.2.3:6379")  # somebody else's cluster
+    with local_ray({"MARK": "yes"}, cpus=3):
+        import ray
+
+        session = Path(ray._private.worker.global_worker.node.get_session_dir_path())
+        assert ray.cluster_resources()["CPU"] == 3
+        assert os.environ["RAY_AUTH_MODE"] == "token" and len(os.environ["RAY_AUTH_TOKEN"]) >= 32
+        assert ray.get(ray.remote(lambda: os.environ["MARK"]).remote()) == "yes"
+        started = [p for p in psutil.Process().children(recursive=True) if str(session.parent) in " ".join(p.cmdline())]
+        assert started
+        listening = {c.laddr.ip for p in started for c in p.net_connections("tcp") if c.status == "LISTEN"}
+        dashboard = [p for p in started if "dashboard.py" in " ".join(p.cmdline())]
+        assert dashboard and "--host=127.0.0.1" in " ".join(dashboard[0].cmdline())
+        assert listening, "Ray listens somewhere"
+    _, alive = psutil.wait_procs(started, timeout=20)
+    assert not alive
+    assert not session.parent.exists()

@@ -1,0 +1,53 @@
+"""Scoring on real Ray Data: one row in, one row out, an error instead of a zero, and nothing scored twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from sftfilter.artifacts import Artifact, Store, write_table
+from sftfilter.errors import SpecError
+from sftfilter.schema import ROLLOUTS
+from sftfilter.scorers.lexicon import Lexicon
+from sftfilter.scoring import ScoringPool, score_rollouts
+
+LEXICON = Lexicon(kind="lexicon", terms=[r"\bdoubt", "not 2026"])
+
+
+def _rollouts(store: Store, completions: list[str | None]) -> Artifact:
+    def make(folder: Path) -> dict[str, Any]:
+        rows = [
+            {"rollout_id": f"r{i}", "prompt_id": f"p{i}", "messages": [], "completion": c, "teacher": "T"}
+            for i, c in enumerate(completions)
+        ]
+        write_table(folder, "rollouts", pa.Table.from_pylist(rows, ROLLOUTS))
+        return {}
+
+    return store.build("rollouts", version=1, settings=completions, inputs={}, make=make)
+
+
+@pytest.mark.ray
+def test_scores_are_rows_with_errors_and_are_kept(local_ray: None, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    texts: list[str | None] = ["I DOUBT it is not 2026", "undoubted", "yes", None, ""] * 400
+    rollouts = _rollouts(store, texts)
+    pool = ScoringPool(batch=128)
+    made = score_rollouts("lexicon", LEXICON, rollouts, store=store, pool=pool)
+    assert made.meta == {"rows": 2000, "errors": 400}
+    rows = {row["rollout_id"]: row for row in made.table("scores").to_pylist()}
+    assert len(rows) == 2000
+    assert [rows[f"r{i}"]["score"] for i in range(5)] == [2.0, 0.0, 0.0, None, 0.0]
+    assert rows["r3"]["error"] == "no completion to score"
+    assert {row["fingerprint"] for row in rows.values()} == {LEXICON.fingerprint()}
+
+    assert score_rollouts("lexicon", LEXICON, rollouts, store=store, pool=ScoringPool(batch=7)).reused
+    other = Lexicon(kind="lexicon", terms=[r"\bdoubt"])
+    assert not score_rollouts("lexicon", other, rollouts, store=store, pool=pool).reused
+
+
+def test_an_expression_that_only_python_knows_is_refused() -> None:
+    with pytest.raises(SpecError, match="RE2"):
+        Lexicon(kind="lexicon", terms=["(?=a)b"]).load()
