@@ -47,6 +47,7 @@ def write_outcome(spec: Experiment, root: Path, made: Made, stages: Stages, comm
     folder = root / spec.name
     tables = {pair: artifact.table("results").to_pylist() for pair, artifact in made.graded.items()}
     results = assemble(spec, made, tables, stages, command)
+    results["verdict"]["reasons"] += changed_gates(folder / "results.json", results["spec"]["gates"])
     rows = training_rows(spec, made.prompts, made.rollouts, made.scores, made.plans)
     held = heldout_rows(spec, made.heldout, tables)
     with disk_errors(folder):
@@ -56,6 +57,16 @@ def write_outcome(spec: Experiment, root: Path, made: Made, stages: Stages, comm
         write_report(folder / "report", results, rows, held)
         partial.replace(folder / "results.json")
     return results
+
+
+def changed_gates(earlier: Path, gates: Mapping[str, Any]) -> list[str]:
+    """A sentence for each gate that was set otherwise when this run last reported: thresholds are frozen beforehand."""
+    try:
+        before = json.loads(earlier.read_text())["spec"]["gates"]
+    except (OSError, ValueError, KeyError):
+        return []
+    moved = [f"{name} from {before.get(name)} to {value}" for name, value in gates.items() if before.get(name) != value]
+    return [f"gates were changed after results had been seen: {', '.join(moved)}"] if moved else []
 
 
 def assemble(
