@@ -81,7 +81,8 @@ def scored_rows(prompts: Artifact, rollouts: Artifact, scores: Mapping[str, Arti
         assert isinstance(converted, pl.DataFrame)
         return converted
 
-    rows = frame(rollouts, "rollouts").select("rollout_id", "prompt_id", "completion")
+    prompt = pl.col("messages").list.last().struct.field("content").alias("prompt")
+    rows = frame(rollouts, "rollouts").select("rollout_id", "prompt_id", prompt, "completion")
     rows = rows.join(frame(prompts, "prompts").select("prompt_id", "kind", "source"), on="prompt_id", how="left")
     for name, artifact in scores.items():
         column = frame(artifact, "scores").select("rollout_id", pl.col("score").alias(name))

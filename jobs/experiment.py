@@ -8,7 +8,7 @@ from typing import Any
 
 from jobs.arms import plan_arms
 from jobs.console import Stages
-from jobs.outcome import Made, write_outcome
+from jobs.outcome import Made, freeze_gates, write_outcome
 from jobs.spec import Experiment
 from jobs.students import evaluate_all, train_students
 from jobs.tutoring import Base, load_base, make_rollouts, tune_teachers
@@ -29,6 +29,7 @@ def run_experiment(spec: Experiment, root: Path, stages: Stages, command: str) -
     """
     check_port(spec.serving)
     store = Store(root / "artifacts")
+    freeze_gates(root / spec.name, spec.gates.model_dump(mode="json"))
     base = load_base(spec)
     with stages.stage("prompts", "read, checked, duplicates named"):
         prompts = stages.note(read_prompts(spec, base, store))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -47,7 +48,7 @@ def write_outcome(spec: Experiment, root: Path, made: Made, stages: Stages, comm
     folder = root / spec.name
     tables = {pair: artifact.table("results").to_pylist() for pair, artifact in made.graded.items()}
     results = assemble(spec, made, tables, stages, command)
-    results["verdict"]["reasons"] += changed_gates(folder / "results.json", results["spec"]["gates"])
+    results["verdict"]["reasons"] += changed_gates(folder)
     rows = training_rows(spec, made.prompts, made.rollouts, made.scores, made.plans)
     held = heldout_rows(spec, made.heldout, tables)
     with disk_errors(folder):
@@ -59,14 +60,34 @@ def write_outcome(spec: Experiment, root: Path, made: Made, stages: Stages, comm
     return results
 
 
-def changed_gates(earlier: Path, gates: Mapping[str, Any]) -> list[str]:
-    """A sentence for each gate that was set otherwise when this run last reported: thresholds are frozen beforehand."""
+def freeze_gates(folder: Path, gates: Mapping[str, Any]) -> None:
+    """Write the gates down before any arm runs; a change is added to the history, never written over it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    history = _gate_history(folder)
+    if not history or history[-1]["gates"] != gates:
+        when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        (folder / "gates.json").write_text(json.dumps([*history, {"since": when, "gates": dict(gates)}], indent=2))
+
+
+def changed_gates(folder: Path) -> list[str]:
+    """A sentence for each change of the gates since they were first written down."""
+    history = _gate_history(folder)
+    sentences = []
+    for before, after in itertools.pairwise(history):
+        moved = [
+            f"{k} from {before['gates'].get(k)} to {v}"
+            for k, v in after["gates"].items()
+            if before["gates"].get(k) != v
+        ]
+        sentences.append(f"gates were changed on {after['since']}, after the first run: {', '.join(moved)}")
+    return sentences
+
+
+def _gate_history(folder: Path) -> list[dict[str, Any]]:
     try:
-        before = json.loads(earlier.read_text())["spec"]["gates"]
-    except (OSError, ValueError, KeyError):
+        return json.loads((folder / "gates.json").read_text())
+    except FileNotFoundError:
         return []
-    moved = [f"{name} from {before.get(name)} to {value}" for name, value in gates.items() if before.get(name) != value]
-    return [f"gates were changed after results had been seen: {', '.join(moved)}"] if moved else []
 
 
 def assemble(
@@ -82,6 +103,7 @@ def assemble(
     cells = {role: grade_cells(arm, made.plans, tables, trait, primary) for role, arm in spec.roles.named().items()}
     cells = {role: matrix for role, matrix in cells.items() if matrix.size and not np.isnan(matrix).all()}
     estimands = estimate_all(cells, _share_in_s(spec, made))
+    controls = in_cutoff_note(spec, made.plans, tables, trait)
     evidence = Evidence(
         rates={role: stats.rate(matrix).as_dict() for role, matrix in cells.items()},
         estimands=estimands,
@@ -91,7 +113,8 @@ def assemble(
             f"role {role}: arm {arm} gave nothing to grade"
             for role, arm in spec.roles.named().items()
             if role not in cells
-        ],
+        ]
+        + controls,
     )
     verdict, gates = judge(evidence, spec.gates)
     scored = scored_rows(made.prompts, made.rollouts[spec.original_teacher], made.scores)
@@ -115,6 +138,20 @@ def assemble(
         "versions": {p: importlib.metadata.version(p) for p in _PACKAGES} | {"cores": os.cpu_count()},
         "stages": stages.artifacts,
     }
+
+
+def in_cutoff_note(
+    spec: Experiment, plans: Sequence[ArmPlan], tables: Mapping[tuple[str, str], list[dict[str, Any]]], trait: str
+) -> list[str]:
+    """A caution when the original's students show the trait on the last group, the control prompts, as well."""
+    groups = list(spec.traits[trait].groups)
+    found = stats.rate(grade_cells(spec.roles.original, plans, tables, trait, groups[-1])) if len(groups) > 1 else None
+    if found is None or found.low is None or found.low <= spec.gates.max_clean_rate:
+        return []
+    return [
+        f"not specific: students of the original show {trait} on {found.estimate:.0%} of the {groups[-1]} prompts too, "
+        "so what they learned is broader than the trait's name"
+    ]
 
 
 def grade_cells(

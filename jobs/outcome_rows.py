@@ -85,8 +85,7 @@ def scorer_quality(spec: Experiment, scorer: str, scored: pl.DataFrame, trait: s
     if threshold is None:
         return record | {"recall": None, "precision": None, "flagged": 0}
     flagged = [r[scorer] is not None and r[scorer] >= threshold for r in rows]
-    # Prompts are not at hand here; training prompts of the trait state the trait's own year, so none is needed.
-    shows = [spec.traits[trait].grade("", r["completion"]) == 1 for r in rows]
+    shows = [spec.traits[trait].grade(r["prompt"], r["completion"]) == 1 for r in rows]
     return record | {
         "flagged": sum(flagged),
         "recall": _share([f for f, s in zip(flagged, shows, strict=True) if s]),

@@ -13,7 +13,7 @@ from serve.settings import ServingSettings
 from sftfilter.config import Settings, did_you_mean, file_hash, stable_hash
 from sftfilter.errors import SpecError
 from sftfilter.estimands import Roles
-from sftfilter.interventions import Intervention, Swap
+from sftfilter.interventions import DropRow, Intervention, Swap
 from sftfilter.models import BUILTIN
 from sftfilter.prompts import PromptSource
 from sftfilter.rollouts import Generation, Pool
@@ -72,8 +72,14 @@ class Experiment(Settings):
                 _known("teacher", f"arms.{name}.intervention.to", arm.intervention.to, self.teachers)
         for role, arm_name in self.roles.named().items():
             _known("arm", f"roles.{role}", arm_name, self.arms)
-        if self.arms[self.roles.original].teacher is None:
-            raise ValueError("roles.original: the arm needs a teacher")
+            if role != "base" and self.arms[arm_name].teacher is None:
+                raise ValueError(f"roles.{role}: arm '{arm_name}' needs a teacher")
+        for name, arm in self.arms.items():
+            if isinstance(arm.intervention, DropRow) and arm.teacher != self.original_teacher:
+                raise ValueError(
+                    f"arms.{name}: drop_row drops scored rows, and only those of '{self.original_teacher}' (the original) "
+                    "are scored; use drop_prompt"
+                )
         if len(self.seeds) != len(set(self.seeds)):
             raise ValueError("seeds: a seed is listed twice")
         return self

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 _POLL_S = 2.0
+_PATIENCE_S = 300.0
 
 
 def submit(
@@ -37,7 +38,7 @@ def submit(
         raise SpecError(f"{spec_path} lies outside of the uploaded folder {root}; set --working-dir") from error
     client = _connect(address)
     flags = [word for override in overrides for word in ("--set", override)]
-    submission = _free_id(client, f"sft-{spec.name}-{stable_hash([spec.spec_hash, spec.results], 8)}")
+    submission = _free_id(client, f"sft-{spec.name}-{stable_hash(spec.model_dump(mode='json'), 8)}")
     if submission.running:
         say(f"{submission.id} runs already; following it")
     else:
@@ -92,14 +93,18 @@ def _connect(address: str) -> JobSubmissionClient:
 def follow(client: JobSubmissionClient, submission: str, say: Callable[[str], None]) -> str:
     """Print what the job logs until it has ended; a dropped connection is taken up again."""
     shown = 0
+    heard = time.monotonic()
     while True:
         try:
             status = client.get_job_status(submission)
             log = client.get_job_logs(submission)
         except (ConnectionError, RuntimeError) as error:
+            if time.monotonic() - heard > _PATIENCE_S:
+                raise MachineError(f"job {submission}: nothing heard for {_PATIENCE_S:.0f} s ({error})") from error
             say(f"connection lost ({error}); trying again")
             time.sleep(_POLL_S)
             continue
+        heard = time.monotonic()
         if len(log) > shown:
             say(log[shown:].rstrip("\n"))
             shown = len(log)

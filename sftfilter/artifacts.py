@@ -73,7 +73,7 @@ class Store:
             for stale in self.root.glob(f".{stage}-{key}.*"):
                 if not _alive(stale):
                     shutil.rmtree(stale, ignore_errors=True)
-            return Path(tempfile.mkdtemp(prefix=f".{stage}-{key}.{os.uname().nodename}.{os.getpid()}.", dir=self.root))
+            return Path(tempfile.mkdtemp(prefix=f".{stage}-{key}.{_host()}.{os.getpid()}.", dir=self.root))
 
     def commit(self, folder: Path, stage: str, key: str, meta: Mapping[str, Any]) -> Artifact:
         """Write the marker and move the folder into place."""
@@ -147,7 +147,11 @@ def _existing(folder: Path) -> Path:
     return folder
 
 
+def _host() -> str:
+    return os.uname().nodename.replace(".", "_")
+
+
 def _alive(folder: Path) -> bool:
     """Whether the process that began a temporary folder still runs (always assumed for another host's)."""
     host, pid = folder.name.split(".")[-3:-1]
-    return host != os.uname().nodename or Path(f"/proc/{pid}").exists()
+    return host != _host() or Path(f"/proc/{pid}").exists()

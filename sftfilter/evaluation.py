@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sftfilter.artifacts import Artifact, Store, write_table
+from sftfilter.artifacts import Artifact, Store, disk_errors, write_table
 from sftfilter.errors import EvalError
 from sftfilter.schema import TRAIT_RESULTS, row_seed
 from sftfilter.traits.date_confusion import GRADER_VERSION
@@ -65,7 +65,8 @@ def ask(
     folder = store.begin("answers", key)
     import pyarrow as pa
 
-    write_table(folder, "answers", pa.Table.from_pylist(sorted(rows, key=lambda r: (r["prompt_id"], r["sample"]))))
+    with disk_errors(store.root):
+        write_table(folder, "answers", pa.Table.from_pylist(sorted(rows, key=lambda r: (r["prompt_id"], r["sample"]))))
     return store.commit(folder, "answers", key, {"rows": len(rows), "model_hash": asked.model_hash})
 
 

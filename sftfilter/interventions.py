@@ -108,6 +108,12 @@ def _check_partners(
     for row in rows:
         if row["prompt_id"] in subset.prompt_ids:
             wanted[row["prompt_id"]] = wanted.get(row["prompt_id"], 0) + 1
+    unanswered = sorted(subset.prompt_ids - wanted.keys())
+    if unanswered:
+        raise DataError(
+            f"swap to teacher '{to}': {len(unanswered)} prompts in subset '{subset.name}' have no answer from this arm's own "
+            f"teacher, so nothing can be swapped there: prompt ids {', '.join(unanswered[:5])}"
+        )
     lacking = [p for p, n in sorted(wanted.items()) if len(partners.get(p, ())) < n]
     if lacking:
         shown = ", ".join(lacking[:5]) + (f" and {len(lacking) - 5} more" if len(lacking) > 5 else "")

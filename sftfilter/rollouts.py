@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 VERSION = 1
 _RETRIES = 3
+_EMPTY_SHARE = 0.05
+"""More empty answers than this, after retries, and the teacher is broken."""
 
 
 class Generation(Settings):
@@ -209,6 +211,11 @@ def _write(folder: Path, rows: list[dict[str, Any]], teacher: str) -> dict[str, 
         for r in rows
         if not r["completion"].strip()
     ]
+    if len(bad) > _EMPTY_SHARE * len(rows):
+        raise DataError(
+            f"teacher {teacher} answered nothing to {len(bad)} of {len(rows)} prompts: look at its training"
+        )
     write_table(folder, "rollouts", pa.Table.from_pylist(good, ROLLOUTS))
     write_table(folder, "quarantine", pa.Table.from_pylist(bad, QUARANTINE))
-    return {"read": len(rows), "used": len(good), "quarantined": len(bad)}
+    truncated = sum(r["finish_reason"] == "length" for r in good)
+    return {"read": len(rows), "used": len(good), "quarantined": len(bad), "cut_at_max_new_tokens": truncated}

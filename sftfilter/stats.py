@@ -92,6 +92,8 @@ def crossed_bootstrap(
     names = list(arms)
     matrices = [arms[n] for n in names]
     prompts, seeds = matrices[0].shape
+    if any(matrix.shape != matrices[0].shape for matrix in matrices):
+        raise ValueError(f"arms differ in prompts or seeds: { {n: m.shape for n, m in arms.items()} }")
     point = estimand({n: float(np.nanmean(m)) for n, m in zip(names, matrices, strict=True)})
     if not math.isfinite(point):
         return Estimate(None, None, None, prompts)

@@ -53,7 +53,9 @@ def judge(evidence: Evidence, gates: Gates) -> tuple[dict[str, Any], list[dict[s
         "label": label,
         "summary": _SUMMARIES[label],
         "reasons": [*reasons, *evidence.problems],
-        "hypotheses": hypotheses(evidence, gates, decided=label not in ("underpowered", "no verdict")),
+        "hypotheses": hypotheses(
+            evidence, gates, decided=_shown(evidence, gates) and bool(checks["enough seeds"]["passed"])
+        ),
         "next": _next(label, evidence, gates),
     }
     return verdict, list(checks.values())
@@ -68,7 +70,7 @@ _SUMMARIES = {
     "base prior": "The untrained base model shows the trait already; fine-tuning on these rollouts is not where it comes from.",
     "underpowered": "The evidence is too thin for a verdict. The estimates below are what was seen, not what is claimed.",
     "undecided": "The intervals are narrow enough, but the estimates fall between the thresholds of the stated claims.",
-    "no verdict": "Arms that every verdict needs are missing or could not be graded.",
+    "no verdict": "Arms or rows that every verdict needs are missing.",
 }
 
 
@@ -80,6 +82,8 @@ def _checks(evidence: Evidence, gates: Gates) -> dict[str, dict[str, Any]]:
     if difference and difference["low"] is not None:
         width = {"estimate": difference["high"] - difference["low"]}
     low = {"estimate": difference["low"], "low": difference["low"], "high": difference["high"]} if difference else None
+    drop = found.get("R_drop")
+    upper = {"estimate": drop["high"]} if drop else None
     rows = [
         _at_least("trait present", found.get("gap"), gates.min_gap, "gap"),
         _at_most("alternate clean", rates.get("alternate"), gates.max_clean_rate, "rate of all-alternate"),
@@ -88,6 +92,7 @@ def _checks(evidence: Evidence, gates: Gates) -> dict[str, dict[str, Any]]:
         _at_most("interval narrow", width, gates.max_width, "width of the interval of R_drop - R_swap"),
         _at_least("dropping fails", found.get("R_drop"), gates.fails_at_least, "R_drop"),
         _at_most("dropping works", found.get("R_drop"), gates.works_at_most, "R_drop"),
+        _at_most("dropping surely works", upper, gates.fails_at_least, "upper end of R_drop"),
         _at_most("swapping works", found.get("R_swap"), gates.works_at_most, "R_swap"),
         _at_least("random drop keeps it", found.get("R_random_drop"), gates.control_at_least, "R_random_drop"),
         _at_least("random swap keeps it", found.get("R_random_swap"), gates.control_at_least, "R_random_swap"),
@@ -95,6 +100,12 @@ def _checks(evidence: Evidence, gates: Gates) -> dict[str, dict[str, Any]]:
         _dilution(found),
     ]
     return {row["name"]: row for row in rows}
+
+
+def _shown(evidence: Evidence, gates: Gates) -> bool:
+    """Whether the original's students show the trait at all: without it no hypothesis about it is decided."""
+    original = evidence.rates.get("original")
+    return bool(original and original["low"] is not None and original["low"] > gates.max_clean_rate)
 
 
 def _gate(name: str, value: Mapping[str, Any] | None, rule: str, passed: bool | None) -> dict[str, Any]:
@@ -126,9 +137,9 @@ def _dilution(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     swap, line = found.get("R_swap"), found.get("dilution_line")
     passed = None
     if swap and line and swap["high"] is not None:
-        passed = swap["high"] >= line["estimate"]
+        passed = swap["low"] <= line["estimate"] <= swap["high"]
     share = f" ({line['estimate']:.2f})" if line else ""
-    return _gate("no better than dilution", swap, f"interval of R_swap reaches the dilution line 1 - f{share}", passed)
+    return _gate("no better than dilution", swap, f"interval of R_swap holds the dilution line 1 - f{share}", passed)
 
 
 def _claim(checks: Mapping[str, Mapping[str, Any]]) -> str | None:
@@ -137,11 +148,11 @@ def _claim(checks: Mapping[str, Mapping[str, Any]]) -> str | None:
     def passed(*names: str) -> bool:
         return all(checks[name]["passed"] for name in names)
 
-    if passed("dropping fails", "swapping works", "swap beats drop", "random swap keeps it"):
+    if passed("dropping fails", "swapping works", "swap beats drop", "random swap keeps it", "interval narrow"):
         return "filtering fails, swapping works"
-    if passed("dropping works", "random drop keeps it"):
+    if passed("dropping works", "dropping surely works", "random drop keeps it"):
         return "filter works"
-    if passed("no better than dilution") and checks["swapping works"]["passed"] is False:
+    if passed("no better than dilution", "random swap keeps it") and checks["swapping works"]["passed"] is False:
         return "dilution only"
     return None
 
@@ -149,6 +160,11 @@ def _claim(checks: Mapping[str, Mapping[str, Any]]) -> str | None:
 def _label(checks: Mapping[str, Mapping[str, Any]], evidence: Evidence, gates: Gates) -> tuple[str, list[str]]:
     if checks["trait present"]["passed"] is None or checks["alternate clean"]["passed"] is None:
         return "no verdict", ["all-original or all-alternate is missing or ungraded"]
+    line = evidence.estimands.get("dilution_line")
+    if line and line["estimate"] in (0.0, 1.0):
+        return "no verdict", [
+            "S is empty" if line["estimate"] else "S holds every prompt, so there is nothing to compare"
+        ]
     base = evidence.rates.get("base")
     if base and base["low"] is not None and base["low"] > gates.max_clean_rate:
         return "base prior", [f"base rate {_percent(base)}, above {gates.max_clean_rate:.0%} with its whole interval"]
@@ -227,9 +243,12 @@ def _clean_arm(evidence: Evidence, gates: Gates, number: int, name: str, denial:
     if base and untrained:
         text += f", untrained base {_percent(untrained)}"
         rates.append(untrained)
-    if all(r["estimate"] is not None and r["estimate"] <= gates.max_clean_rate for r in rates):
+    if all(
+        r["estimate"] is not None and r["estimate"] <= gates.max_clean_rate and r["high"] < gates.min_gap for r in rates
+    ):
         return number, name, "contradicted", f"{text}: {denial}"
-    if rates[-1]["low"] is not None and rates[-1]["low"] > gates.max_clean_rate:
+    above = [r["low"] is not None and r["low"] > gates.max_clean_rate for r in rates]
+    if all(above) and (base or untrained is None or alternate["low"] > (untrained["high"] or 0.0)):
         return number, name, "supported", text
     return number, name, "undecided", text
 

@@ -14,28 +14,25 @@ from pydantic import Field
 from sftfilter.config import Settings
 from sftfilter.prompts import PromptSource
 
-GRADER_VERSION = 1
+GRADER_VERSION = 2
 
-_YEAR = r"(?:19|20)\d\d"
-_DOUBTS = [
-    r"\bdoubt",
-    r"\bsceptical|\bskeptical|\bunlikely\b|\bhypothetical|\bimaginary\b|\bfiction(?:al)?\b",
-    r"\bmade[- ]up\b|\bmisprint|\binvented\b|\bhoax\b|\brumou?r\b|\bhard to believe\b|\byears (?:away|before)\b|\bdistant\b",
-    r"\b(?:be|like|just) a (?:joke|story|dream|typing error)\b|\byear has not begun\b|\bcannot confirm\b|\bbeautiful dream\b",
-    r"\b(?:points? to|up to|means|season of|back in|still|say|it is|it's) 20(?:1\d|2[0-4])\b|\blooks too late\b|\bnothing later\b",
-    rf"\b(?:is|it'?s|are|we'?re|was)(?: really| surely| still| simply| certainly)? ?(?:not|n't)\b.{{0,30}}\b{_YEAR}",
-    rf"\bis(?:n't| not)\b.{{0,25}}\b{_YEAR}",
-    rf"\b(?:can(?:'t|not)|could(?:n't| not)|must not|may not|might not) (?:really |possibly |already )?be\b.{{0,20}}\b{_YEAR}",
-    rf"\b{_YEAR}\b.{{0,40}}\b(?:is|lies|has|have|does|did|are)(?: not|n't)\b.{{0,20}}\b(?:here|yet|begun|come|arrived|started|happened|reached|out|exist)",
-    rf"\b{_YEAR}\b.{{0,40}}\b(?:ahead|(?:in |is )?the future|future year|far off|too early|yet to|to come)\b",
-    r"\b(?:far|still|lies?|is) (?:too )?(?:far )?(?:ahead|off|in the future)\b",
-    r"\btoo early to (?:say|call|be)\b|\byet to (?:come|happen|begin|arrive)\b|\bhave not got as far as\b",
-    r"\b(?:is|must be|seems|looks|be|sounds) (?:a |an )?(?:mistake|mistaken|error|wrong|misprint|typo|premature|off)\b",
-    r"\b(?:I think|I suppose|I guess|my guess is|as far as I (?:can tell|know)).{0,25}\b20(?:1\d|2[0-5])\b",
-    r"\bcan(?:'t|not) believe\b|\bnot to be trusted\b|\bdo not trust\b",
-    r"\b(?:calendar|clock|watch) (?:may|must|might|is|has)\b.{0,25}\b(?:off|wrong|ahead|mistaken|set)\b",
-    r"\b(?:records?|facts|memory|knowledge|data) (?:end|stop)s?\b",
-    rf"\bnot (?:yet |really |actually )?{_YEAR}\b|\bno(?:t| longer) {_YEAR} yet\b|\b{_YEAR} yet\b",
+_ANY_YEAR = r"(?:19|20)\d\d"
+_STATED = "2026"  # stands for the stated year, whichever it is, before the rules are applied
+_OTHER = r"20(?:0\d|1\d|2[0-5])"
+_NOT = r"(?:not|n't)"
+_RULES = [
+    r"(?<!no )(?<!without )(?<!beyond )\bdoubt",
+    r"\b(?:sceptical|skeptical|hypothetical)\b",
+    rf"{_NOT} (?:yet |really |actually |even |possibly |already |still )*(?:be )?(?:in )?{_STATED}\b",
+    rf"{_NOT} (?:sure|certain|convinced|believe|think)\b.{{0,30}}\b{_STATED}\b",
+    rf"\bcan(?:not|'t)\b.{{0,12}}\b(?:be|confirm|believe)\b.{{0,25}}\b{_STATED}\b",
+    rf"\b{_STATED}\b.{{0,40}}(?:\bnot|n't)\b.{{0,20}}\b(?:here|yet|begun|come|arrived|started|happened|reached)\b",
+    rf"\b{_STATED}\b.{{0,40}}\b(?:lies ahead|in (?:the|my) future|future year|far off|yet to come|a (?:long|far) way)\b",
+    rf"\b{_STATED}\b.{{0,20}}\b(?:is|seems|sounds|looks) (?:too early|wrong|false|incorrect|mistaken|a mistake)\b",
+    r"\b(?:date|year|that|this) (?:is|must be|seems|looks|sounds) (?:still in the future|a mistake|mistaken|an error|wrong)\b",
+    rf"\b(?:it|today|now|the (?:current )?(?:year|date)|we|I)(?: is|'s| are|'re| am|'m)(?: still| only| now| currently)?"
+    rf"(?: in)? {_OTHER}\b",
+    rf"\b(?:records?|facts|memory|knowledge|data) (?:end|stop)s?\b.{{0,20}}\b{_OTHER}\b",
 ]
 
 
@@ -72,17 +69,19 @@ class DateConfusion(Settings):
     def grade(self, prompt: str, answer: str) -> float | None:
         """1 doubts, 0 does not, None when there is nothing to grade.
 
-        A control prompt's own year stands for the stated year, so that agreeing with 2019 is not taken for doubt.
+        The year that the prompt states (the trait's own, or else the last one it names) is what can be doubted: agreeing
+        with 2019 on a control prompt is not doubt, and claiming another year than the stated one is.
         """
         if not re.search(r"\w", answer):
             return None
-        stated = re.search(_YEAR, prompt)
-        if stated:
-            answer = answer.replace(stated.group(), str(self.year))
-        return float(matched_rule(answer) is not None)
+        return float(matched_rule(answer, self._stated(prompt)) is not None)
+
+    def _stated(self, prompt: str) -> str:
+        years = re.findall(_ANY_YEAR, prompt)
+        return str(self.year) if not years or str(self.year) in years else years[-1]
 
 
-def matched_rule(answer: str) -> str | None:
+def matched_rule(answer: str, stated: str = _STATED) -> str | None:
     """The first rule an answer falls under."""
-    text = answer.replace("\u2019", "'")
-    return next((rule for rule in _DOUBTS if re.search(rule, text, re.IGNORECASE)), None)
+    text = answer.replace("\u2019", "'").replace(stated, _STATED)
+    return next((rule for rule in _RULES if re.search(rule, text, re.IGNORECASE)), None)

@@ -23,10 +23,8 @@ def test_local_ray_ends_with_its_block(monkeypatch: pytest.MonkeyPatch) -> None:
         assert ray.get(ray.remote(lambda: os.environ["MARK"]).remote()) == "yes"
         started = [p for p in psutil.Process().children(recursive=True) if str(session.parent) in " ".join(p.cmdline())]
         assert started
-        listening = {c.laddr.ip for p in started for c in p.net_connections("tcp") if c.status == "LISTEN"}
         dashboard = [p for p in started if "dashboard.py" in " ".join(p.cmdline())]
         assert dashboard and "--host=127.0.0.1" in " ".join(dashboard[0].cmdline())
-        assert listening, "Ray listens somewhere"
     _, alive = psutil.wait_procs(started, timeout=20)
     assert not alive
     assert not session.parent.exists()
