@@ -17,14 +17,15 @@ def test_local_ray_ends_with_its_block(monkeypatch: pytest.MonkeyPatch) -> None:
     with local_ray({"MARK": "yes"}, cpus=3):
         import ray
 
-        session = Path(ray._private.worker.global_worker.node.get_session_dir_path())
+        (raylet,) = [p for p in psutil.Process().children() if "raylet/raylet" in " ".join(p.cmdline())]
+        temp = Path(next(a for a in raylet.cmdline() if a.startswith("--temp_dir=")).removeprefix("--temp_dir="))
         assert ray.cluster_resources()["CPU"] == 3
         assert os.environ["RAY_AUTH_MODE"] == "token" and len(os.environ["RAY_AUTH_TOKEN"]) >= 32
         assert ray.get(ray.remote(lambda: os.environ["MARK"]).remote()) == "yes"
-        started = [p for p in psutil.Process().children(recursive=True) if str(session.parent) in " ".join(p.cmdline())]
+        started = [p for p in psutil.Process().children(recursive=True) if str(temp) in " ".join(p.cmdline())]
         assert started
         dashboard = [p for p in started if "dashboard.py" in " ".join(p.cmdline())]
         assert dashboard and "--host=127.0.0.1" in " ".join(dashboard[0].cmdline())
     _, alive = psutil.wait_procs(started, timeout=20)
     assert not alive
-    assert not session.parent.exists()
+    assert not temp.exists()
