@@ -97,8 +97,9 @@ def _kill_in_training(spec: Path) -> dict[Path, int]:
             time.sleep(0.2)
         descendants = psutil.Process(process.pid).children(recursive=True)
         os.kill(process.pid, signal.SIGKILL)
-    _, alive = psutil.wait_procs(descendants, timeout=60)
-    assert not alive, "processes outlived the killed run"
+    # The head's processes die with the driver; helpers of its dashboard notice by asking now and then.
+    _, alive = psutil.wait_procs(descendants, timeout=240)
+    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE], "processes outlived the killed run"
     made = _students(spec)
     assert len(made) < 8
     return made
