@@ -69,9 +69,8 @@ def test_killed_finished_repeated_and_changed(spec: Path) -> None:
     assert all(after[path] == when for path, when in before.items()), "finished students were touched"
     _check_results(results, spec)
 
-    began = time.monotonic()
     again = _run(spec)
-    assert time.monotonic() - began < 60  # the work itself, start of Ray included, is under 20 s on an idle machine
+    assert again["timings_s"]["total"] < 20
     assert _students(spec) == after
     assert all(stage["reused"] for stage in again["stages"])
     assert [arm["traits"] for arm in again["arms"]] == [arm["traits"] for arm in results["arms"]]
