@@ -70,9 +70,9 @@ class _Bar:
     done: int = 0
     last: tuple[str, int] = ("", 0)
 
-    def advance(self) -> None:
-        """One more."""
-        self.progress.advance(self.task)
+    def advance(self, count: int = 1) -> None:
+        """So many more."""
+        self.progress.advance(self.task, count)
 
     def training(self, event: Mapping[str, Any]) -> None:
         """A worker's progress event."""

@@ -68,7 +68,17 @@ def read_prompts(spec: Experiment, base: Base, store: Store, trait: str | None =
 def score_all(spec: Experiment, rollouts: Mapping[str, Artifact], store: Store, stages: Stages) -> dict[str, Artifact]:
     """Every scorer over the original teacher's rows; thresholds are applied later."""
     rows = rollouts[spec.original_teacher]
-    return {
-        name: stages.note(score_rollouts(name, scorer, rows, store=store, pool=spec.scoring_pool), name)
-        for name, scorer in spec.scorers.items()
-    }
+    made: dict[str, Artifact] = {}
+    for name, scorer in spec.scorers.items():
+        with stages.bar(rows.meta["used"], name) as bar:
+            made[name] = score_rollouts(
+                name,
+                scorer,
+                rows,
+                store=store,
+                pool=spec.scoring_pool,
+                error_budget=spec.error_budget,
+                on_rows=bar.advance,
+            )
+        stages.note(made[name], name)
+    return made

@@ -27,6 +27,7 @@ PROMPTS = pa.schema(
 GENERATION = pa.struct(
     [("model_hash", pa.string()), ("system_prompt", pa.string()), ("temperature", pa.float64()), ("seed", pa.int64())]
 )
+RATINGS = pa.map_(pa.string(), pa.float64())
 ROLLOUTS = pa.schema(
     [
         ("rollout_id", pa.string()),
@@ -38,6 +39,7 @@ ROLLOUTS = pa.schema(
         ("teacher_base", pa.string()),
         ("source", pa.string()),
         ("generation", GENERATION),
+        ("ratings", RATINGS),  # numbers that the file brought along: somebody's scores, or 0/1 for flags
     ]
 )
 SCORES = pa.schema(

@@ -1,7 +1,12 @@
-"""Scorers: a rollout in, a number out. To add one: a module with a frozen settings class, and its line here."""
+"""Scorers: a rollout in, a number out. To add one: a module with a settings class (see `contract`), and its line here."""
 
 from __future__ import annotations
 
-from sftfilter.scorers.lexicon import Lexicon
+from typing import Annotated
 
-Scorer = Lexicon
+from pydantic import Field
+
+from sftfilter.scorers.lexicon import Lexicon
+from sftfilter.scorers.noise import Noise
+
+Scorer = Annotated[Lexicon | Noise, Field(discriminator="kind")]

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import field_validator
 
-from sftfilter.config import Settings, stable_hash
 from sftfilter.errors import SpecError
+from sftfilter.scorers.contract import Scored, ScorerSettings
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-VERSION = 1
 
-
-class Lexicon(Settings):
+class Lexicon(ScorerSettings):
     """Regular expressions (RE2 syntax, case ignored); the score is how many of them match the completion."""
 
     kind: Literal["lexicon"]
@@ -34,11 +33,7 @@ class Lexicon(Settings):
                 raise ValueError(f"'{term}' is not a regular expression: {error}") from error
         return terms
 
-    def fingerprint(self) -> str:
-        """Changes with anything that could change a score."""
-        return stable_hash([self.model_dump(mode="json"), VERSION])
-
-    def load(self) -> LexiconScorer:
+    def load(self, folder: Path, device: str) -> LexiconScorer:  # noqa: ARG002
         """The scorer, on the worker."""
         return LexiconScorer(self.terms)
 
@@ -59,13 +54,14 @@ class LexiconScorer:
                 ) from error
         self.terms = terms
 
-    def score(self, completions: pa.ChunkedArray) -> pa.ChunkedArray:
-        """Matches per completion, float64; null where the completion is null."""
+    def score(self, batch: pa.Table) -> Scored:
+        """Matches per completion; null where the completion is null."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
+        completions = batch["completion"]
         total = pc.cast(pc.match_substring_regex(completions, self.terms[0], ignore_case=True), pa.float64())  # pyright: ignore[reportAttributeAccessIssue]
         for term in self.terms[1:]:
             hit = pc.cast(pc.match_substring_regex(completions, term, ignore_case=True), pa.float64())  # pyright: ignore[reportAttributeAccessIssue]
             total = pc.add(total, hit)  # pyright: ignore[reportAttributeAccessIssue]
-        return total
+        return Scored(total)

@@ -36,7 +36,7 @@ def test_scores_are_rows_with_errors_and_are_kept(local_ray: None, tmp_path: Pat
     rollouts = _rollouts(store, texts)
     pool = ScoringPool(batch=128)
     made = score_rollouts("lexicon", LEXICON, rollouts, store=store, pool=pool)
-    assert made.meta == {"rows": 2000, "errors": 400}
+    assert made.meta == {"rows": 2000, "errors": 400, "scored_before": 0}
     rows = {row["rollout_id"]: row for row in made.table("scores").to_pylist()}
     assert len(rows) == 2000
     assert [rows[f"r{i}"]["score"] for i in range(5)] == [2.0, 0.0, 0.0, None, 0.0]
@@ -50,4 +50,4 @@ def test_scores_are_rows_with_errors_and_are_kept(local_ray: None, tmp_path: Pat
 
 def test_an_expression_that_only_python_knows_is_refused() -> None:
     with pytest.raises(SpecError, match="RE2"):
-        Lexicon(kind="lexicon", terms=["(?=a)b"]).load()
+        Lexicon(kind="lexicon", terms=["(?=a)b"]).load(Path(), "cpu")
