@@ -78,7 +78,7 @@ def evaluate_all(
     hosted = hosted_models(base, plans, students, teachers)
     keys = {
         (model.id, trait): answers_key(
-            trait, spec.traits[trait], heldout[trait], model.model_hash, base.chat.hash, store
+            trait, spec.traits[trait], heldout[trait], model.model_hash, base.chat.hash, spec.serving.dtype, store
         )
         for model in hosted
         for trait in spec.traits

@@ -36,9 +36,11 @@ class Asked:
     model_hash: str
 
 
-def answers_key(trait_name: str, trait: Trait, prompts: Artifact, model_hash: str, chat_hash: str, store: Store) -> str:
-    """Key of the stored answers of one model on one trait."""
-    settings = {"trait": trait_name, "settings": trait.model_dump(mode="json", exclude={"prompts"})}
+def answers_key(
+    trait_name: str, trait: Trait, prompts: Artifact, model_hash: str, chat_hash: str, dtype: str, store: Store
+) -> str:
+    """Key of the stored answers of one model, served in one precision, on one trait."""
+    settings = {"trait": trait_name, "settings": trait.model_dump(mode="json", exclude={"prompts"}), "dtype": dtype}
     inputs = {"model": model_hash, "prompts": prompts.key, "format": chat_hash}
     return store.key("answers", VERSION, settings, inputs)
 
