@@ -14,7 +14,8 @@ from sftfilter.chat_format import ChatFormat
 from sftfilter.models import load_tokenizer, resolve, weights_hash
 from sftfilter.prompts import JsonlPrompts, load_prompts, read_answers
 from sftfilter.rollout_file import RolloutFile
-from sftfilter.rollouts import generate_rollouts, import_rollouts
+from sftfilter.rollout_import import import_rollouts
+from sftfilter.rollouts import generate_rollouts
 from sftfilter.teachers import TunedTeacher
 from sftfilter.training import TrainingRun, train_all
 from sftfilter.training_plan import make_plan

@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from sftfilter.chat_format import ChatFormat
-    from sftfilter.rollout_file import RolloutFile
 
-VERSION = 1
+VERSION = 2
 _RETRIES = 3
 _EMPTY_SHARE = 0.05
 """More empty answers than this, after retries, and the teacher is broken."""
@@ -133,45 +132,6 @@ def generate_rollouts(
     settings = {"teacher": teacher, "generation": generation.model_dump(mode="json")}
     inputs = {"model": model_hash, "prompts": prompts.key, "format": chat.hash}
     return store.build("rollouts", version=VERSION, settings=settings, inputs=inputs, make=make)
-
-
-def import_rollouts(
-    teacher: str, source: RolloutFile, prompts: Artifact, *, store: Store, error_budget: float
-) -> Artifact:
-    """Rollouts from a file, those to prompts that the experiment uses."""
-
-    def make(folder: Path) -> dict[str, Any]:
-        import pyarrow as pa
-
-        used = set(prompts.table("prompts")["prompt_id"].to_pylist())
-        good, bad = source.read(error_budget)
-        rows = [
-            {
-                "rollout_id": rollout_id(r["prompt_id"], teacher, r["completion"]),
-                "prompt_id": r["prompt_id"],
-                "messages": r["messages"],
-                "completion": r["completion"],
-                "teacher": teacher,
-                "source": source.path,
-            }
-            for r in good
-            if r["prompt_id"] in used
-        ]
-        if not rows:
-            raise DataError(
-                f"{source.path}: none of its {len(good)} prompts is among the experiment's training prompts"
-            )
-        write_table(folder, "quarantine", pa.Table.from_pylist(bad, QUARANTINE))
-        write_table(folder, "rollouts", pa.Table.from_pylist(rows, ROLLOUTS))
-        return {
-            "read": len(good) + len(bad),
-            "used": len(rows),
-            "quarantined": len(bad),
-            "other_prompts": len(good) - len(rows),
-        }
-
-    inputs = {"bytes": source.fingerprint(), "prompts": prompts.key}
-    return store.build("rollouts", version=VERSION, settings={"teacher": teacher}, inputs=inputs, make=make)
 
 
 def _row(

@@ -38,6 +38,8 @@ ROLLOUTS = pa.schema(
         ("teacher", pa.string()),
         ("teacher_base", pa.string()),
         ("source", pa.string()),
+        ("kind", pa.string()),
+        ("source_id", pa.string()),  # what the file itself calls the row
         ("generation", GENERATION),
         ("ratings", RATINGS),  # numbers that the file brought along: somebody's scores, or 0/1 for flags
     ]

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from sftfilter.scorers.column import Column
 from sftfilter.scorers.lexicon import Lexicon
 from sftfilter.scorers.noise import Noise
 
-Scorer = Annotated[Lexicon | Noise, Field(discriminator="kind")]
+Scorer = Annotated[Column | Lexicon | Noise, Field(discriminator="kind")]
