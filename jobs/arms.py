@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.console import Stages
-from jobs.spec import Arm, Experiment
+from jobs.kinds.experiment import Arm, Experiment
 from jobs.tutoring import partner_rows
 from sftfilter.artifacts import Artifact, Store, write_table
 from sftfilter.errors import DataError

@@ -14,6 +14,7 @@ import typer
 
 from jobs.run import readable_errors
 from jobs.spec import load_spec
+from sftfilter.config import did_you_mean
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,9 +43,7 @@ def validate(spec: SpecPath, overrides: Overrides = None) -> None:
     """Check a spec: unknown keys, wrong values, names that refer to nothing, each with its line."""
     with readable_errors():
         parsed = load_spec(spec, overrides or [])
-        trained = sum(arm.teacher is not None for arm in parsed.arms.values())
-        print(f"{spec}: valid. {parsed.kind} '{parsed.name}', {len(parsed.arms)} arms, "
-              f"{trained * len(parsed.seeds)} students to train, spec hash {parsed.spec_hash}")  # fmt: skip
+        print(f"{spec}: valid. {parsed.kind} '{parsed.name}', {parsed.summary()}, spec hash {parsed.spec_hash}")
 
 
 @app.command()
@@ -60,8 +59,8 @@ def run(
         parsed = load_spec(spec, overrides or [])
         flags = [word for override in overrides or [] for word in ("--set", override)]
         run_local(parsed, shlex.join(["sftfilter", "run", spec, *flags]))
-        if open_report:
-            webbrowser.open((results_root(parsed) / parsed.name / "report" / "index.html").as_uri())
+        if open_report and (page := parsed.page(results_root(parsed))):
+            webbrowser.open(page.as_uri())
 
 
 @app.command()
@@ -86,11 +85,17 @@ def submit(
 
 
 @app.command()
-def schema() -> None:
+def schema(
+    kind: Annotated[str | None, typer.Argument(help="one job kind; default: all of them", metavar="[KIND]")] = None,
+) -> None:
     """Print the JSON Schema of a spec, for completion in editors."""
-    from jobs.spec import Experiment
+    from pydantic import TypeAdapter
 
-    print(json.dumps(Experiment.model_json_schema(), indent=2))
+    from jobs.kinds import KINDS, Spec
+
+    if kind is not None and kind not in KINDS:
+        sys.exit(f"error: no job kind '{kind}'{did_you_mean(kind, KINDS)}; there are: {', '.join(KINDS)}")
+    print(json.dumps(TypeAdapter(KINDS[kind] if kind else Spec).json_schema(), indent=2))
 
 
 def main() -> None:

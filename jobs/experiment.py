@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from jobs.arms import plan_arms
-from jobs.console import Stages
+from jobs.console import Stages, arms_table
+from jobs.kinds.experiment import Experiment
 from jobs.outcome import Made, freeze_gates, write_outcome
-from jobs.spec import Experiment
 from jobs.students import evaluate_all, train_students
 from jobs.tutoring import Base, load_base, make_rollouts, tune_teachers
 from serve.host import check_port
@@ -48,7 +48,17 @@ def run_experiment(spec: Experiment, root: Path, stages: Stages, command: str) -
         graded = evaluate_all(spec, base, plans, students, teachers, heldout, store, stages)
     with stages.stage("outcome", "estimands, gates, verdict, report"):
         made = Made(base, prompts, heldout, rollouts, scores, plans, students, graded)
-        return write_outcome(spec, root, made, stages, command)
+        results = write_outcome(spec, root, made, stages, command)
+    _print_outcome(results, root / spec.name, stages)
+    return results
+
+
+def _print_outcome(results: Mapping[str, Any], folder: Path, stages: Stages) -> None:
+    stages.console.print(arms_table(results))
+    stages.console.print(f"[bold]Verdict: {results['verdict']['label']}[/]. {results['verdict']['summary']}")
+    for reason in results["verdict"]["reasons"]:
+        stages.console.print(f"  - {reason}")
+    stages.console.print(f"Report:  {folder / 'report' / 'index.html'}\nResults: {folder / 'results.json'}")
 
 
 def read_prompts(spec: Experiment, base: Base, store: Store, trait: str | None = None) -> Artifact:

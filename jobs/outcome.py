@@ -16,8 +16,8 @@ import numpy as np
 
 from jobs.arms import ArmPlan, scored_rows
 from jobs.console import Stages
+from jobs.kinds.experiment import Experiment
 from jobs.outcome_rows import heldout_rows, left_over, scorer_quality, training_rows
-from jobs.spec import Experiment
 from jobs.tutoring import Base
 from sftfilter import stats
 from sftfilter.artifacts import Artifact, disk_errors

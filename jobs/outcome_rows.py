@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jobs.arms import ArmPlan
-from jobs.spec import Experiment
+from jobs.kinds.experiment import Experiment
 from sftfilter import stats
 from sftfilter.artifacts import Artifact
 from sftfilter.selectors import Threshold

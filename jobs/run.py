@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jobs.spec import Experiment, load_spec
+from jobs.kinds.job import JobSpec
+from jobs.spec import load_spec
 from sftfilter.errors import MachineError, SftfilterError
 from sftfilter.models import cache_dir
 
@@ -34,29 +35,21 @@ def worker_env() -> dict[str, str]:
     }
 
 
-def run_spec(spec: Experiment, command: str) -> Mapping[str, Any]:
-    """Run on the connected cluster; answers results.json."""
-    from jobs.console import Stages, arms_table
-    from jobs.experiment import run_experiment
+def run_spec(spec: JobSpec, command: str) -> Mapping[str, Any]:
+    """Run on the connected cluster; answers what the job wrote as JSON."""
+    from jobs.console import Stages
     from sftfilter.memory import watch_memory
 
     warnings.filterwarnings("ignore", category=FutureWarning)
     _quiet_libraries()
-    root = results_root(spec)
     with watch_memory() as memory:
         stages = Stages(memory=memory)
-        results = run_experiment(spec, root, stages, command)
-    folder = root / spec.name
-    stages.console.print(arms_table(results))
-    stages.console.print(f"[bold]Verdict: {results['verdict']['label']}[/]. {results['verdict']['summary']}")
-    for reason in results["verdict"]["reasons"]:
-        stages.console.print(f"  - {reason}")
-    stages.console.print(f"Report:  {folder / 'report' / 'index.html'}\nResults: {folder / 'results.json'}")
-    stages.console.print(f"{results['timings_s']['total']:.0f} s in all, peak {results['peak_rss_gib']} GiB")
+        results = spec.run(results_root(spec), stages, command)
+    stages.console.print(f"{stages.total():.0f} s in all, peak {memory.peak_gib:.2f} GiB")
     return results
 
 
-def results_root(spec: Experiment) -> Path:
+def results_root(spec: JobSpec) -> Path:
     """Where results go. Inside a Ray job the working folder is a throw-away copy, so relative paths are below home."""
     path = Path(spec.results).expanduser()
     if path.is_absolute():
@@ -65,30 +58,16 @@ def results_root(spec: Experiment) -> Path:
     return (Path.home() / "sftfilter" if in_job else Path.cwd()) / path
 
 
-def run_local(spec: Experiment, command: str) -> Mapping[str, Any]:
+def run_local(spec: JobSpec, command: str) -> Mapping[str, Any]:
     """Start a Ray of our own on this machine, run, and end it."""
     from cluster.local import local_ray
 
     with local_ray(worker_env()):
+        import ray
+
         _sigterm_as_ctrl_c()  # ray.init has put its own handler in our place
-        _check_fits(spec)
+        spec.check_fits(ray.cluster_resources())
         return run_spec(spec, command)
-
-
-def _check_fits(spec: Experiment) -> None:
-    import ray
-
-    have = ray.cluster_resources()
-    need = {
-        "CPU": spec.execution.workers * spec.execution.cpus_per_worker,
-        "GPU": float(spec.execution.workers if spec.execution.use_gpu else 0),
-    }
-    for resource, amount in need.items():
-        if amount > have.get(resource, 0):
-            raise MachineError(
-                f"execution.workers: {spec.execution.workers} workers need {amount:g} {resource}, this machine has "
-                f"{have.get(resource, 0):g}: lower execution.workers, or submit to a larger cluster"
-            )
 
 
 def _quiet_libraries() -> None:

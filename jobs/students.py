@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jobs.arms import ArmPlan
 from jobs.console import Stages
-from jobs.spec import Experiment
+from jobs.kinds.experiment import Experiment
 from jobs.tutoring import Base
 from serve.settings import HostedModel
 from sftfilter.artifacts import Artifact, Store

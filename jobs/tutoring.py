@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.console import Stages
-from jobs.spec import Experiment
+from jobs.kinds.experiment import Experiment
 from sftfilter.artifacts import Artifact, Store
 from sftfilter.chat_format import ChatFormat
 from sftfilter.models import load_tokenizer, resolve, weights_hash

@@ -48,8 +48,11 @@ def test_unknown_key_exits_2_without_traceback(tiny_spec: Callable[..., Path]) -
 
 
 def test_schema_is_json_schema() -> None:
-    schema = json.loads(_cli("schema").stdout)
+    assert set(json.loads(_cli("schema").stdout)["discriminator"]["mapping"]) >= {"experiment", "score"}
+    schema = json.loads(_cli("schema", "experiment").stdout)
     assert schema["properties"]["kind"]["const"] == "experiment"
+    wrong = _cli("schema", "experment")
+    assert wrong.returncode != 0 and "did you mean 'experiment'?" in wrong.stderr
 
 
 def test_missing_file(tiny_spec: Callable[..., Path]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from jobs.spec import load_spec
+from jobs.spec import load_experiment, load_spec
 from sftfilter.errors import SpecError
 from tests.conftest import REPOSITORY
 
@@ -19,12 +19,12 @@ SPECS = sorted((REPOSITORY / "jobs" / "specs").glob("*.yaml"))
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
 def test_every_shipped_spec_parses(path: Path) -> None:
-    assert load_spec(path).arms
+    assert load_spec(path).summary()
 
 
 def test_parsing_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from jobs.spec import load_spec; import jobs.cli\n"
+        "import sys; from jobs.spec import load_experiment, load_spec; import jobs.cli\n"
         f"load_spec({str(SPECS[0])!r})\n"
         "print([m for m in ('torch', 'ray', 'transformers', 'deepspeed', 'polars') if m in sys.modules])"
     )
@@ -46,6 +46,45 @@ def test_unknown_trait_kind_names_the_valid_one(tiny_spec: Callable[..., Path]) 
     path = tiny_spec(traits={"mood": {"kind": "despair", "prompts": {"kind": "jsonl", "path": "heldout.jsonl"}}})
     with pytest.raises(SpecError, match="date_confusion"):
         load_spec(path)
+
+
+SCORE = "kind: score\nname: x\nrollouts: {T: {kind: rollouts, path: t.jsonl}}\nscorers: {l: {kind: random}}\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("kind: score", "kind: scoer", "spec.yaml:1: kind: unknown kind 'scoer', did you mean 'score'?; valid kinds: "),
+        ("kind: score\n", "", "spec.yaml:1: kind: missing; valid kinds: experiment, score"),
+        ("kind: random", "kind: randm", "spec.yaml:4: scorers.l.kind: unknown kind 'randm', did you mean 'random'?"),
+        ("{kind: random}", "{seed: 1}", "spec.yaml:4: scorers.l.kind: missing; valid kinds: lexicon"),
+        ("name: x", "name: x\nscorer: {}", "spec.yaml:3: unknown key 'scorer', did you mean 'scorers'?"),
+        ("{kind: random}", "{kind: random, seed: a}", "spec.yaml:4: scorers.l.seed: Input should be a valid integer"),
+        ("name: x\n", "", "spec.yaml:1: name: Field required"),
+    ],
+)
+def test_errors_of_the_union_name_line_field_and_remedy(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(SCORE)
+    assert load_spec(path).kind == "score"
+    path.write_text(SCORE.replace(old, new))
+    with pytest.raises(SpecError) as error:
+        load_spec(path)
+    assert str(error.value).startswith(f"{tmp_path}/{message}"), error.value
+    assert "\n" not in str(error.value)
+
+
+def test_a_key_spelt_like_its_kind_keeps_its_line(tiny_spec: Callable[..., Path]) -> None:
+    path = tiny_spec(selectors={"S": {"kind": "field", "field": "kind", "equals": 3}})
+    with pytest.raises(SpecError, match=r"selectors\.S\.equals: ") as error:
+        load_spec(path)
+    assert "equals: 3" in path.read_text().splitlines()[int(str(error.value).split(":")[1]) - 1]
+
+
+def test_a_job_that_needs_an_experiment_says_so(tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text(SCORE)
+    with pytest.raises(SpecError, match="needs an experiment"):
+        load_experiment(tmp_path / "spec.yaml")
 
 
 @pytest.mark.parametrize(
@@ -74,7 +113,9 @@ def test_missing_file_and_broken_yaml(tmp_path: Path) -> None:
 
 
 def test_overrides_are_yaml_and_checked(tiny_spec: Callable[..., Path]) -> None:
-    spec = load_spec(tiny_spec(), ["training.method={kind: full}", "seeds=[3, 4]", "selectors.flagged.at_least=2"])
+    spec = load_experiment(
+        tiny_spec(), ["training.method={kind: full}", "seeds=[3, 4]", "selectors.flagged.at_least=2"]
+    )
     assert spec.training.method.kind == "full"
     assert spec.seeds == [3, 4]
     with pytest.raises(SpecError, match="did you mean 'epochs'"):
@@ -86,7 +127,7 @@ def test_overrides_are_yaml_and_checked(tiny_spec: Callable[..., Path]) -> None:
 def test_a_spec_extends_another(tiny_spec: Callable[..., Path], tmp_path: Path) -> None:
     tiny_spec()
     (tmp_path / "more.yaml").write_text("extends: spec.yaml\nname: more\nseeds: [1, 2]\ntraining: {batch: 4}\n")
-    spec = load_spec(tmp_path / "more.yaml")
+    spec = load_experiment(tmp_path / "more.yaml")
     assert (spec.name, spec.seeds, spec.training.batch, spec.training.epochs) == ("more", [1, 2], 4, 1)
     (tmp_path / "more.yaml").write_text("extends: ../spec.yaml\n")
     with pytest.raises(SpecError, match="same folder"):
@@ -95,7 +136,7 @@ def test_a_spec_extends_another(tiny_spec: Callable[..., Path], tmp_path: Path) 
 
 def test_paths_are_relative_to_the_spec_and_the_hash_is_not(tiny_spec: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
-    first, second = load_spec(tiny_spec()), load_spec(tiny_spec(tmp_path / "other"))
+    first, second = load_experiment(tiny_spec()), load_experiment(tiny_spec(tmp_path / "other"))
     assert first.prompts.path == str(tmp_path / "train.jsonl")
     assert first.spec_hash == second.spec_hash
     assert load_spec(tiny_spec(), ["seeds=[5]"]).spec_hash != first.spec_hash

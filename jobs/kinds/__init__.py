@@ -1,0 +1,19 @@
+"""Job kinds: what a spec can be. To add one: a module with a `JobSpec` subclass that has a `kind`, and its line here."""
+
+from __future__ import annotations
+
+from typing import Annotated, get_args
+
+from pydantic import Field
+
+from jobs.kinds.experiment import Experiment
+from jobs.kinds.job import JobSpec
+from jobs.kinds.score import Score
+
+Spec = Annotated[Experiment | Score, Field(discriminator="kind")]
+"""The closed union of job kinds."""
+
+KINDS: dict[str, type[JobSpec]] = {
+    get_args(member.model_fields["kind"].annotation)[0]: member for member in get_args(get_args(Spec)[0])
+}
+"""Each kind's name and class."""

@@ -1,0 +1,67 @@
+"""What every job kind has: a name, a folder for its results, a hash of what could change its outcome, and how to run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from sftfilter.config import Settings, file_hash, stable_hash
+
+if TYPE_CHECKING:
+    from jobs.console import Stages
+
+
+class JobSpec(Settings):
+    """Base of every job kind. A kind's class parses in no time; its `run` imports what is heavy.
+
+    Attributes:
+        aside: fields that change where or how fast a job runs, but not its outcome.
+    """
+
+    aside: ClassVar[frozenset[str]] = frozenset({"name", "results"})
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
+    results: Annotated[str, Field(description="folder for artifacts and reports, shared by all nodes")] = "runs"
+    error_budget: Annotated[float, Field(ge=0, lt=1, description="share of rows that may be quarantined")] = 0.01
+
+    @property
+    def spec_hash(self) -> str:
+        """Hash of everything that can change the outcome."""
+        return stable_hash(_portable(self.model_dump(mode="json", exclude=set(self.aside))))
+
+    def summary(self) -> str:
+        """What `sftfilter validate` says of a valid spec: its size, in a few words."""
+        raise NotImplementedError
+
+    def check_fits(self, have: Mapping[str, float]) -> None:
+        """Raise MachineError when resources like these (`CPU`, `GPU`) could never run the job."""
+
+    def run(self, root: Path, stages: Stages, command: str) -> Mapping[str, Any]:
+        """Run every stage that is not there yet on the connected Ray cluster, and print what came of it.
+
+        Args:
+            root: resolved results folder; artifacts go below `root/artifacts`, the outcome to `root/<name>`.
+            command: how to run the same again; written down with the outcome.
+
+        Returns:
+            What the job writes as JSON.
+        """
+        raise NotImplementedError
+
+    def page(self, root: Path) -> Path | None:
+        """The page to open in a browser afterwards, if the job writes one."""
+        del root
+
+
+def _portable(value: Any) -> Any:
+    """Paths of files replaced by the hash of their bytes, so that the hash is the same in every clone."""
+    if isinstance(value, dict):
+        return {key: _portable(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_portable(v) for v in value]
+    if isinstance(value, str) and Path(value).is_absolute() and Path(value).is_file():
+        return file_hash(value)
+    return value

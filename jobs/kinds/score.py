@@ -1,0 +1,43 @@
+"""Job kind `score`: every scorer over every teacher's rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from jobs.kinds.job import JobSpec
+from sftfilter.rollout_file import RolloutFile
+from sftfilter.scorers import Scorer
+from sftfilter.scoring import ScoringPool
+
+if TYPE_CHECKING:
+    from jobs.console import Stages
+
+
+class RolloutJob(JobSpec):
+    """Base of the kinds that start from rollouts which exist: they are read, and every scorer scores every row."""
+
+    aside: ClassVar[frozenset[str]] = JobSpec.aside | {"scoring_pool"}
+
+    rollouts: Annotated[dict[str, RolloutFile], Field(min_length=1, description="teacher -> its answers")]
+    scorers: Annotated[dict[str, Scorer], Field(min_length=1, description="name -> scorer; thresholds come later")]
+    scoring_pool: ScoringPool = ScoringPool()
+
+    def summary(self) -> str:
+        """Teachers and scorers."""
+        return f"{len(self.rollouts)} teachers, {len(self.scorers)} scorers"
+
+
+class Score(RolloutJob):
+    """Score every teacher's rows with every scorer, into one table. Nothing is dropped, nothing is trained."""
+
+    kind: Literal["score"]
+
+    def run(self, root: Path, stages: Stages, command: str) -> Mapping[str, Any]:
+        """Scores; answers scores.json."""
+        from jobs.score import run_score
+
+        return run_score(self, root, stages, command)

@@ -1,0 +1,116 @@
+"""What is wrong with a spec, as `file:line: field: message`, the way editors and compilers write it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from sftfilter.config import did_you_mean
+
+_UNLIKELY = "?"
+
+
+def problems(file: Path, tree: Any, data: Mapping[str, Any], error: ValidationError, spec: TypeAdapter[Any]) -> str:
+    """Every problem on a line of its own.
+
+    Args:
+        tree: the file's YAML syntax tree, which knows the lines.
+        data: what was validated.
+        spec: what it was validated as.
+    """
+    found = [*_with_valid_kinds(error, data, spec)]
+    return "\n".join(dict.fromkeys(_problem(file, tree, problem) for problem in found))
+
+
+def _with_valid_kinds(error: ValidationError, data: Mapping[str, Any], spec: TypeAdapter[Any]) -> Iterator[Any]:
+    """The problems. pydantic does not say which kinds there are where none is given, only where a wrong one is."""
+    missing = [p for p in error.errors() if p["type"] == "union_tag_not_found"]
+    planted = copy.deepcopy(dict(data))
+    for problem in missing:
+        here: Any = planted
+        for part in problem["loc"]:
+            here = _entry(here, part)
+        if isinstance(here, dict):
+            here["kind"] = _UNLIKELY
+    answered: dict[Any, Any] = {}
+    if missing:
+        try:
+            spec.validate_python(planted)
+        except ValidationError as again:
+            answered = {p["loc"]: p for p in again.errors() if p["type"] == "union_tag_invalid"}
+    for problem in error.errors():
+        yield answered.get(problem["loc"], problem) if problem in missing else problem
+
+
+def _entry(here: Any, part: int | str) -> Any:
+    """What lies at a part of pydantic's location; itself for the tags of unions, which are no keys."""
+    if isinstance(here, dict):
+        return here if here.get("kind") == part else here.get(part, here)
+    if isinstance(here, list) and isinstance(part, int) and part < len(here):
+        return here[part]
+    return here
+
+
+def _problem(file: Path, tree: Any, problem: Mapping[str, Any]) -> str:
+    node, line, shown = _walk(tree, problem["loc"])
+    location = [str(part) for part in problem["loc"]]
+    context = problem.get("ctx") or {}
+    message = problem["msg"].removeprefix("Value error, ")
+    match problem["type"]:
+        case "missing" if location[-1] not in shown:
+            shown.append(location[-1])
+        case "unknown_key":
+            line = _line(node, str(context.get("key")), line)
+        case "union_tag_invalid":
+            line = _line(node, "kind", line)
+            shown.append("kind")
+            message = _unknown_kind(str(context["tag"]), str(context["expected_tags"]))
+    return f"{file}:{line}: {'.'.join(shown) + ': ' if shown else ''}{message}"
+
+
+def _unknown_kind(tag: str, expected: str) -> str:
+    valid = [word.strip().strip("'") for word in expected.split(",")]
+    found = "missing" if tag == _UNLIKELY else f"unknown kind '{tag}'{did_you_mean(tag, valid)}"
+    return f"{found}; valid kinds: {', '.join(valid)}"
+
+
+def _walk(tree: Any, location: Sequence[int | str]) -> tuple[Any, int, list[str]]:
+    """Node, line and keys of a location, without the tags of unions and validators, which are not in the file."""
+    node, line, shown = tree, 1, []
+    fresh = True  # a mapping's tag comes before its keys, and can be spelt like one of them
+    for part in map(str, location):
+        if fresh and isinstance(node, yaml.MappingNode) and _kind(node) == part:
+            fresh = False
+            continue
+        child = _child(node, part)
+        if child is not None:
+            node, line = child
+            shown.append(part)
+            fresh = True
+    return node, line, shown
+
+
+def _kind(node: yaml.MappingNode) -> str | None:
+    found = _child(node, "kind")
+    return found[0].value if found else None
+
+
+def _line(node: Any, key: str, otherwise: int) -> int:
+    found = _child(node, key)
+    return found[1] if found else otherwise
+
+
+def _child(node: Any, part: str) -> tuple[Any, int] | None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if key.value == part:
+                return value, key.start_mark.line + 1
+    if isinstance(node, yaml.SequenceNode) and part.isdigit() and int(part) < len(node.value):
+        value = node.value[int(part)]
+        return value, value.start_mark.line + 1
+    return None
