@@ -59,7 +59,7 @@ class VllmTeacher(_Asked):
     tensor_parallel: Annotated[int, Field(gt=0, description="GPUs an engine is split over")] = 1
     max_model_len: Annotated[int | None, Field(gt=0, description="default: the model's context")] = None
     batch: Annotated[int, Field(gt=0, description="rows handed to an engine at a time")] = 64
-    engine: Annotated[dict[str, Any], Field(description="further arguments of the engine, as vLLM names them")] = {}
+    engine: dict[str, Any] = Field(default={}, description="further arguments of the engine, as vLLM names them")
 
 
 Teacher = Annotated[

@@ -6,7 +6,7 @@ import ipaddress
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sftfilter.config import Settings, stable_hash
 
@@ -23,8 +23,6 @@ class Endpoint(Settings):
         omit: fields the server refuses (`seed`, `temperature`, `max_tokens`).
         identity: stands in for the URL where answers are kept; give it one where the URL changes but the model does not.
     """
-
-    model_config = ConfigDict(hide_input_in_errors=True)
 
     base_url: Annotated[str, Field(description="such as https://host/v1")]
     model: Annotated[str, Field(min_length=1)]
