@@ -7,8 +7,9 @@ from typing import Annotated
 from pydantic import Field
 
 from sftfilter.scorers.column import Column
+from sftfilter.scorers.influence import Influence
 from sftfilter.scorers.judge import Judge
 from sftfilter.scorers.lexicon import Lexicon
 from sftfilter.scorers.noise import Noise
 
-Scorer = Annotated[Column | Judge | Lexicon | Noise, Field(discriminator="kind")]
+Scorer = Annotated[Column | Influence | Judge | Lexicon | Noise, Field(discriminator="kind")]
