@@ -46,12 +46,19 @@ def rate(cells: Cells, level: float = 0.95) -> Estimate:
         residual = np.nansum(kept - p, axis=1)
         variance = float((residual**2).sum()) / graded**2 * prompts / (prompts - 1)
         effective = min(p * (1 - p) / variance, graded) if variance > 0 else float(graded)
-    z = float(sps.norm.ppf(0.5 + level / 2))
     if 0 < p < 1 and prompts > 1:
+        z = float(sps.norm.ppf(0.5 + level / 2))
         effective *= (z / float(sps.t.ppf(0.5 + level / 2, prompts - 1))) ** 2  # few clusters: Student's t
-    centre = (p + z * z / (2 * effective)) / (1 + z * z / effective)
-    half = z / (1 + z * z / effective) * math.sqrt(p * (1 - p) / effective + z * z / (4 * effective**2))
-    return Estimate(p, max(0.0, centre - half), min(1.0, centre + half), graded)
+    low, high = wilson(p, effective, level)
+    return Estimate(p, low, high, graded)
+
+
+def wilson(p: float, n: float, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval (1927) for a proportion seen in n rows; n may be an effective size."""
+    z = float(sps.norm.ppf(0.5 + level / 2))
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def mean(cells: Cells, level: float = 0.95) -> Estimate:
