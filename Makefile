@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+PEERS  := .cache/bench-venv
 SPEC   ?= jobs/specs/quickstart.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check audit format clean
+.PHONY: help setup demo test check bench audit format clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +43,17 @@ check: $(READY) ## ruff, pyright, import contracts, dependencies
 
 audit: $(READY) ## known vulnerabilities of the pinned set (asks an advisory service)
 	@$(BIN)/pip-audit --disable-pip --no-deps -r cluster/constraints.txt
+
+bench: $(READY) $(PEERS)/.ready ## measure beside peers ([AREA=scoring]); writes runs/bench/AREA.json
+	@$(BIN)/python -m tests.benchmarks $(AREA)
+
+# The peers have a virtual environment of their own. One that cannot be installed is a row that says so.
+$(PEERS)/.ready: tests/benchmarks/peers/requirements.txt cluster/constraints.txt | $(READY)
+	@echo "installing the benchmark's peers into $(PEERS)"
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' cluster/constraints.txt)
+	@while read -r peer; do $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check $$peer || echo "cannot install $$peer"; done < $<
+	@touch $@
 
 format: $(READY) ## let ruff mend what it can
 	@$(BIN)/ruff check --fix .
