@@ -9,6 +9,7 @@ from typing import Any
 from jobs.arms import plan_arms
 from jobs.console import Stages, arms_table
 from jobs.kinds.experiment import Experiment
+from jobs.kinds.study import Study
 from jobs.outcome import Made, freeze_gates, write_outcome
 from jobs.students import evaluate_all, train_students
 from jobs.tutoring import Base, load_base, make_rollouts, tune_teachers
@@ -61,7 +62,7 @@ def _print_outcome(results: Mapping[str, Any], folder: Path, stages: Stages) -> 
     stages.console.print(f"Report:  {folder / 'report' / 'index.html'}\nResults: {folder / 'results.json'}")
 
 
-def read_prompts(spec: Experiment, base: Base, store: Store, trait: str | None = None) -> Artifact:
+def read_prompts(spec: Study, base: Base, store: Store, trait: str | None = None) -> Artifact:
     """The training prompts, or a trait's held-out ones."""
     source = spec.traits[trait].prompts if trait else spec.prompts
     room = spec.traits[trait].max_tokens if trait else spec.generation.max_new_tokens

@@ -5,15 +5,22 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jobs.arms import ArmPlan
 from jobs.console import Stages
 from jobs.kinds.experiment import Experiment
+from jobs.kinds.study import Study
 from jobs.tutoring import Base
 from serve.settings import HostedModel
 from sftfilter.artifacts import Artifact, Store
 from sftfilter.evaluation import Asked, answers_key, ask, grade
 from sftfilter.training import TrainingRun, train_all
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from sftfilter.training_plan import TrainingPlan
 
 
 def train_students(
@@ -27,6 +34,13 @@ def train_students(
 ) -> dict[str, Artifact]:
     """Student -> checkpoint, without the untrained base."""
     runs = [_run(spec, base, plan, rollouts) for plan in plans if plan.plan is not None]
+    return train_runs(spec, base, runs, store, work, stages)
+
+
+def train_runs(
+    spec: Study, base: Base, runs: Sequence[TrainingRun], store: Store, work: Path, stages: Stages
+) -> dict[str, Artifact]:
+    """Name of a run -> its checkpoint."""
     with stages.bar(sum(len(run.plan.steps) for run in runs), "students") as bar:
         students = train_all(
             runs,
@@ -45,15 +59,7 @@ def train_students(
 
 
 def _run(spec: Experiment, base: Base, plan: ArmPlan, rollouts: Mapping[str, Artifact]) -> TrainingRun:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     assert plan.plan is not None
-    used = {row for step in plan.plan.steps for row in step if row is not None}
-    tables = [a.table("rollouts").select(["rollout_id", "messages", "completion"]) for a in rollouts.values()]
-    rows = pa.concat_tables(tables)
-    rows = rows.filter(pc.is_in(rows["rollout_id"], pa.array(sorted(used)))).sort_by("rollout_id")  # pyright: ignore[reportAttributeAccessIssue]
-    rows = rows.rename_columns(["row_id", "messages", "completion"])
     intervention = plan.arm.intervention
     labels = {
         "arm": plan.name,
@@ -61,7 +67,20 @@ def _run(spec: Experiment, base: Base, plan: ArmPlan, rollouts: Mapping[str, Art
         "intervention": intervention.model_dump() if intervention else None,
         "parent_model": base.name,
     }
+    rows = rows_of(plan.plan, list(rollouts.values()))
     return TrainingRun(plan.student, plan.seed, rows, plan.plan, spec.training, labels)
+
+
+def rows_of(plan: TrainingPlan, rollouts: Sequence[Artifact]) -> pa.Table:
+    """Columns row_id, messages, completion of the rows that a plan uses."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    used = {row for step in plan.steps for row in step if row is not None}
+    tables = [a.table("rollouts").select(["rollout_id", "messages", "completion"]) for a in rollouts]
+    rows = pa.concat_tables(tables)
+    rows = rows.filter(pc.is_in(rows["rollout_id"], pa.array(sorted(used)))).sort_by("rollout_id")  # pyright: ignore[reportAttributeAccessIssue]
+    return rows.rename_columns(["row_id", "messages", "completion"])
 
 
 def evaluate_all(
@@ -75,7 +94,18 @@ def evaluate_all(
     stages: Stages,
 ) -> dict[tuple[str, str], Artifact]:
     """(student, trait) -> graded results. The endpoint is started only if somebody has yet to answer."""
-    hosted = hosted_models(base, plans, students, teachers)
+    return evaluate_models(spec, base, hosted_models(base, plans, students, teachers), heldout, store, stages)
+
+
+def evaluate_models(
+    spec: Study,
+    base: Base,
+    hosted: Sequence[HostedModel],
+    heldout: Mapping[str, Artifact],
+    store: Store,
+    stages: Stages,
+) -> dict[tuple[str, str], Artifact]:
+    """(model, trait) -> graded results. The endpoint is started only if somebody has yet to answer."""
     keys = {
         (model.id, trait): answers_key(
             trait, spec.traits[trait], heldout[trait], model.model_hash, base.chat.hash, spec.serving.dtype, store
@@ -103,20 +133,22 @@ def hosted_models(
         for plan in plans
         if plan.plan is None
     ]
-    for name, artifact in [*((f"teacher-{n}", a) for n, a in teachers.items()), *students.items()]:
-        models.append(
-            HostedModel(
-                id=name,
-                folder=str(artifact.path),
-                model_hash=artifact.meta["model_hash"],
-                format_hash=artifact.meta["format_hash"],
-            )
-        )
-    return models
+    trained = {f"teacher-{name}": artifact for name, artifact in teachers.items()} | dict(students)
+    return models + [hosted_checkpoint(name, artifact) for name, artifact in trained.items()]
+
+
+def hosted_checkpoint(name: str, checkpoint: Artifact) -> HostedModel:
+    """A trained model under an id."""
+    return HostedModel(
+        id=name,
+        folder=str(checkpoint.path),
+        model_hash=checkpoint.meta["model_hash"],
+        format_hash=checkpoint.meta["format_hash"],
+    )
 
 
 def _ask_missing(
-    spec: Experiment,
+    spec: Study,
     base: Base,
     hosted: Sequence[HostedModel],
     keys: Mapping[tuple[str, str], str],
@@ -144,6 +176,6 @@ def _ask_missing(
             stages.note(answers, f"{model} on {trait}")
 
 
-def _wanted(spec: Experiment, trait: str, heldout: Mapping[str, Artifact]) -> list[str]:
+def _wanted(spec: Study, trait: str, heldout: Mapping[str, Artifact]) -> list[str]:
     kinds = set(spec.traits[trait].groups.values())
     return [kind for kind in heldout[trait].table("prompts")["kind"].to_pylist() if kind in kinds]

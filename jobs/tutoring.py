@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.console import Stages
-from jobs.kinds.experiment import Experiment
+from jobs.kinds.study import Study
 from sftfilter.artifacts import Artifact, Store
 from sftfilter.chat_format import ChatFormat
 from sftfilter.models import load_tokenizer, resolve, weights_hash
@@ -32,7 +32,7 @@ class Base:
     context_length: int
 
 
-def load_base(spec: Experiment) -> Base:
+def load_base(spec: Study) -> Base:
     """Resolve the spec's base model (a hub id is downloaded)."""
     from transformers import AutoConfig
 
@@ -43,7 +43,7 @@ def load_base(spec: Experiment) -> Base:
 
 
 def make_rollouts(
-    spec: Experiment,
+    spec: Study,
     base: Base,
     tuned: Mapping[str, Artifact],
     prompts: Artifact,
@@ -71,7 +71,7 @@ def make_rollouts(
     return made
 
 
-def tune_teachers(spec: Experiment, base: Base, store: Store, work: Path, stages: Stages) -> dict[str, Artifact]:
+def tune_teachers(spec: Study, base: Base, store: Store, work: Path, stages: Stages) -> dict[str, Artifact]:
     """Teacher -> checkpoint, for the tuned ones."""
     tuned = {name: t for name, t in spec.teachers.items() if isinstance(t, TunedTeacher)}
     if not tuned:
@@ -95,7 +95,7 @@ def tune_teachers(spec: Experiment, base: Base, store: Store, work: Path, stages
 
 
 def _teacher_run(
-    spec: Experiment, name: str, teacher: TunedTeacher, base: Base, store: Store, stages: Stages
+    spec: Study, name: str, teacher: TunedTeacher, base: Base, store: Store, stages: Stages
 ) -> TrainingRun:
     import pyarrow as pa
 
@@ -118,7 +118,7 @@ def _teacher_run(
     return TrainingRun(name, teacher.seed, pa.Table.from_pylist(rows), plan, teacher.training, labels)
 
 
-def _base_answers(spec: Experiment, path: str, base: Base, store: Store, stages: Stages) -> Artifact:
+def _base_answers(spec: Study, path: str, base: Base, store: Store, stages: Stages) -> Artifact:
     neutral = load_prompts(
         JsonlPrompts(path=path),
         store=store,
