@@ -55,7 +55,8 @@ class Stages:
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=self.console, transient=True) as progress:
+        hidden = not self.console.is_terminal  # a log would only get empty lines
+        with Progress(*columns, console=self.console, transient=True, disable=hidden) as progress:
             yield _Bar(progress, progress.add_task(unit, total=total, rate=""))
 
     def total(self) -> float:

@@ -1,37 +1,96 @@
-"""Job `score`: rollouts in, a score from every scorer for every row out."""
+"""Job `score`: rollouts in, a score from every scorer for every row out, in one table."""
 
 from __future__ import annotations
 
+import datetime
+import importlib.metadata
+import json
+import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jobs.console import Stages
+from jobs.kinds.experiment import Experiment
 from jobs.kinds.score import RolloutJob
-from sftfilter.artifacts import Artifact, Store
-from sftfilter.rollouts import import_rollouts
+from jobs.score_tables import cost_table, scores_table
+from jobs.tutoring import load_base, make_rollouts, tune_teachers
+from sftfilter.artifacts import Artifact, Store, disk_errors
+from sftfilter.rollout_import import import_rollouts
 from sftfilter.scoring import score_rollouts
+from sftfilter.tidy_scores import summarise, write_tidy
+
+_PACKAGES = ("ray", "torch", "transformers", "polars", "pyarrow", "pydantic", "sftfilter")
 
 
-def run_score(spec: RolloutJob, root: Path, stages: Stages, command: str) -> Mapping[str, Any]:
-    """Read every teacher's rollouts and score them with every scorer."""
+@dataclass(frozen=True)
+class Scored:
+    """What there is once everything has been scored.
+
+    Attributes:
+        rollouts: by teacher.
+        scores: by teacher and scorer.
+        table: the joined table, a row for each rollout and a column for each scorer.
+    """
+
+    rollouts: Mapping[str, Artifact]
+    scores: Mapping[tuple[str, str], Artifact]
+    table: Path
+
+
+def run_score(spec: RolloutJob | Experiment, root: Path, stages: Stages, command: str) -> Mapping[str, Any]:
+    """Read every teacher's rollouts, score them with every scorer, print and write down what came of it."""
+    scored = score_everything(spec, root, stages)
+    record = job_record(spec, scored, stages, command)
+    write_json(root / spec.name / "scores.json", record)
+    stages.console.print(scores_table(record["scores"]))
+    stages.console.print(cost_table(record["cost"]))
+    stages.console.print(f"Scores: {scored.table}\nCounts: {root / spec.name / 'scores.json'}", soft_wrap=True)
+    return record
+
+
+def score_everything(spec: RolloutJob | Experiment, root: Path, stages: Stages) -> Scored:
+    """Rollouts, scores and the joined table; whatever is stored already is neither made nor scored again."""
     store = Store(root / "artifacts")
-    with stages.stage("rollouts", f"{', '.join(spec.rollouts)} read, bad rows quarantined"):
-        rollouts = {
+    if isinstance(spec, Experiment):
+        rollouts = _made_rollouts(spec, root, store, stages)
+    else:
+        rollouts = _read_rollouts(spec, store, stages)
+    with stages.stage("scores", ", ".join(spec.scorers)):
+        scores = _score(spec, rollouts, store, stages)
+    with stages.stage("table", "a row for each rollout, a column for each scorer"):
+        table = root / spec.name / "scores.parquet"
+        write_tidy(table, rollouts, scores)
+    return Scored(rollouts, scores, table)
+
+
+def _read_rollouts(spec: RolloutJob, store: Store, stages: Stages) -> dict[str, Artifact]:
+    with stages.stage("rollouts", f"{', '.join(spec.rollouts)}: read, bad rows quarantined"):
+        return {
             teacher: stages.note(
                 import_rollouts(teacher, source, None, store=store, error_budget=spec.error_budget), teacher
             )
             for teacher, source in spec.rollouts.items()
         }
-    with stages.stage("scores", ", ".join(spec.scorers)):
-        scores = score_teachers(spec, rollouts, store, stages)
-    return {"name": spec.name, "command": command, "scores": {f"{t}/{s}": a.meta for (t, s), a in scores.items()}}
 
 
-def score_teachers(
-    spec: RolloutJob, rollouts: Mapping[str, Artifact], store: Store, stages: Stages
+def _made_rollouts(spec: Experiment, root: Path, store: Store, stages: Stages) -> dict[str, Artifact]:
+    """As the experiment itself gets them: the same artifacts, so that nothing is tuned or sampled twice."""
+    from jobs.experiment import read_prompts
+
+    base = load_base(spec)
+    with stages.stage("prompts", "read, checked, duplicates named"):
+        prompts = stages.note(read_prompts(spec, base, store))
+    with stages.stage("teachers", "tuned from the base where the spec says so"):
+        teachers = tune_teachers(spec, base, store, root / spec.name, stages)
+    with stages.stage("rollouts", f"{', '.join(spec.teachers)} answer every prompt"):
+        return make_rollouts(spec, base, teachers, prompts, store, stages)
+
+
+def _score(
+    spec: RolloutJob | Experiment, rollouts: Mapping[str, Artifact], store: Store, stages: Stages
 ) -> dict[tuple[str, str], Artifact]:
-    """(teacher, scorer) -> scores."""
     made: dict[tuple[str, str], Artifact] = {}
     for teacher, rows in rollouts.items():
         for name, scorer in spec.scorers.items():
@@ -47,3 +106,52 @@ def score_teachers(
                 )
             made[teacher, name] = stages.note(scored, f"{name} on {teacher}")
     return made
+
+
+def job_record(spec: RolloutJob | Experiment, scored: Scored, stages: Stages, command: str) -> dict[str, Any]:
+    """What a job on scores writes as JSON: counts that add up, distributions, cost, and what it takes to repeat it."""
+    dumped = spec.model_dump(mode="json")
+    return {
+        "name": spec.name,
+        "kind": dumped["kind"],
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "counts": {teacher: row_counts(artifact) for teacher, artifact in scored.rollouts.items()},
+        "scores": summarise(scored.table, spec.scorers),
+        "cost": {name: _cost(name, scored) for name in spec.scorers},
+        "table": str(scored.table),
+        "timings_s": stages.seconds | {"total": stages.total()},
+        "peak_rss_gib": round(stages.memory.peak_gib, 2),
+        "spec_hash": spec.spec_hash,
+        "spec": dumped,
+        "versions": {p: importlib.metadata.version(p) for p in _PACKAGES} | {"cores": os.cpu_count()},
+        "stages": stages.artifacts,
+    }
+
+
+def row_counts(rollouts: Artifact) -> dict[str, int]:
+    """The counts that the reading stage kept: `read` is the sum of the others."""
+    return {key: value for key, value in rollouts.meta.items() if isinstance(value, int)}
+
+
+def _cost(scorer: str, scored: Scored) -> dict[str, Any]:
+    """Rows that were scored when these scores were made, and how long that took; the others were stored already."""
+    metas = [artifact.meta for (_, name), artifact in scored.scores.items() if name == scorer]
+    rows = sum(meta["rows"] - meta["scored_before"] for meta in metas)
+    seconds = sum(meta.get("seconds", 0.0) for meta in metas)
+    return {
+        "rows": rows,
+        "stored_before": sum(meta["scored_before"] for meta in metas),
+        "seconds": round(seconds, 3),
+        "rows_per_s": rows / seconds if rows and seconds else None,
+        "seconds_per_1000_rows": 1000 * seconds / rows if rows else None,
+    }
+
+
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
+    """Write whole or not at all."""
+    with disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text(json.dumps(record, indent=2, allow_nan=False))
+        partial.replace(path)

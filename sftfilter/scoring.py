@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -128,6 +129,7 @@ def score_rollouts(
         done = scored_ids(parts, ids)
         if on_rows:
             on_rows(len(done))
+        began = time.monotonic()
         if len(done) < len(ids):
             prepared = store.build(
                 "scorer",
@@ -139,9 +141,10 @@ def score_rollouts(
             for rows in _score(scorer, prepared.path, rollouts, done, parts, pool):
                 if on_rows:
                     on_rows(rows)
+        seconds = round(time.monotonic() - began, 3)
         counts = _gather(name, fingerprint, ids, parts, folder)
         _check_errors(name, counts, parts, error_budget)
-        return counts | {"scored_before": len(done)}
+        return counts | {"scored_before": len(done), "seconds": seconds}
 
     settings = {"fingerprint": fingerprint, "name": name}
     return store.build("scores", version=VERSION, settings=settings, inputs={"rollouts": rollouts.key}, make=make)

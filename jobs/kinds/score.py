@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from jobs.kinds.job import JobSpec
 from sftfilter.rollout_file import RolloutFile
 from sftfilter.scorers import Scorer
 from sftfilter.scoring import ScoringPool
+from sftfilter.tidy_scores import clashing_names
 
 if TYPE_CHECKING:
     from jobs.console import Stages
@@ -25,6 +26,13 @@ class RolloutJob(JobSpec):
     rollouts: Annotated[dict[str, RolloutFile], Field(min_length=1, description="teacher -> its answers")]
     scorers: Annotated[dict[str, Scorer], Field(min_length=1, description="name -> scorer; thresholds come later")]
     scoring_pool: ScoringPool = ScoringPool()
+
+    @field_validator("scorers")
+    @classmethod
+    def _columns(cls, scorers: dict[str, Scorer]) -> dict[str, Scorer]:
+        if clashing := clashing_names(scorers):
+            raise ValueError(f"'{clashing[0]}' is the name of another column of the scores table; call it otherwise")
+        return scorers
 
     def summary(self) -> str:
         """Teachers and scorers."""
