@@ -17,6 +17,7 @@ from scipy import optimize
 from scipy import stats as sps
 
 from sftfilter.errors import DataError
+from sftfilter.ranking import Order
 from sftfilter.stats import Estimate, wilson
 
 
@@ -187,9 +188,9 @@ def _lang_reiczigel(p: float, n: int, se: float, n_se: int, sp: float, n_sp: int
 
 
 def _auroc(scores: NDArray[np.float64], truth: NDArray[np.bool_], level: float) -> Estimate:
-    """From ranks (Mann-Whitney), with the score-type interval of Newcombe (Statistics in Medicine 25, 2006, method 5)."""
+    """With the score-type interval of Newcombe (Statistics in Medicine 25, 2006, method 5)."""
     m, n = int(truth.sum()), int((~truth).sum())
-    area = (float(sps.rankdata(scores)[truth].sum()) - m * (m + 1) / 2) / (m * n)
+    area = float(Order.of(scores, truth).sums().auroc()[0])
     z = float(sps.norm.ppf(0.5 + level / 2))
     more = (m + n) / 2 - 1
 
@@ -203,15 +204,8 @@ def _auroc(scores: NDArray[np.float64], truth: NDArray[np.bool_], level: float) 
 
 
 def _auprc(scores: NDArray[np.float64], truth: NDArray[np.bool_], level: float) -> Estimate:
-    """Sum over the distinct scores of precision times the recall gained there; rows that tie are taken together.
-
-    The interval is the binomial one over the positives (Boyd, Eng and Page, ECML PKDD 2013) in Wilson's form.
-    """
-    order = np.argsort(-scores, kind="stable")
-    found = np.cumsum(truth[order])
-    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
-    gained = np.diff(found[last], prepend=0)
-    value = float((gained * found[last] / (last + 1)).sum() / truth.sum())
+    """The interval is the binomial one over the positives (Boyd, Eng and Page, ECML PKDD 2013) in Wilson's form."""
+    value = float(Order.of(scores, truth).sums().average_precision()[0])
     low, high = wilson(value, int(truth.sum()), level)
     return Estimate(value, low, high, len(truth))
 
