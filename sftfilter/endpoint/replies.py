@@ -1,0 +1,132 @@
+"""What came back: an answer, a failure that costs one row, trouble worth another attempt, or a reason to stop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sftfilter.endpoint.pacing import retry_after
+from sftfilter.endpoint.settings import Endpoint
+from sftfilter.errors import EvalError
+
+_AGAIN = frozenset({408, 409, 425, 429})
+_QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
+"""Codes of a 429 that no waiting mends."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model answered, and which model the server says it was."""
+
+    text: str
+    finish_reason: str | None
+    model: str | None
+    fingerprint: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the journal."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """No answer to one request, all attempts used; `reason` never holds the key."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """One attempt without an answer. `wait`: seconds the server asks for. `final`: another attempt is of no use."""
+
+    reason: str
+    wait: float | None = None
+    final: bool = False
+
+
+def read_answer(body: bytes) -> Answer | Trouble:
+    """A chat completion, checked field by field: servers and the proxies before them send all sorts with status 200."""
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError):
+        return Trouble(f"the body is not JSON: {_shown(body.decode('utf-8', 'replace'), 80)!r}")
+    data = data if isinstance(data, dict) else {}
+    choices = data.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    message = choice.get("message")
+    content = message.get("content") if isinstance(message, dict) else False
+    if content is not None and not isinstance(content, str):
+        said = error_message(data)
+        return Trouble(f"the body holds no answer{f': {said}' if said else ''}")
+    usage = data.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    return Answer(
+        text=(content or "").encode("utf-8", "replace").decode(),  # JSON may escape half a surrogate pair
+        finish_reason=_text(choice.get("finish_reason")),
+        model=_text(data.get("model")),
+        fingerprint=_text(data.get("system_fingerprint")),
+        prompt_tokens=_count(usage.get("prompt_tokens")),
+        completion_tokens=_count(usage.get("completion_tokens")),
+    )
+
+
+def read_refusal(endpoint: Endpoint, status: int, headers: Mapping[str, str], text: str) -> Trouble:
+    """What an answer with an error status means.
+
+    Raises:
+        EvalError: no request will be answered until a person acts: a wrong key, model or address, or no credit.
+    """
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError):
+        body = None
+    said = error_message(body) or _shown(text, 200)
+    where = f"{endpoint.base_url} answered {status} for model {endpoint.model}: {said}"
+    key = f"the key in ${endpoint.api_key_env}" if endpoint.api_key_env else "`api_key_env`, which is not set"
+    if status in (401, 403):
+        raise EvalError(f"{where}\nCheck {key}, and whether it may use this model.")
+    if status == 404:
+        raise EvalError(f"{where}\nCheck `model`, and that `base_url` is the part before /chat/completions.")
+    if status == 402 or (status == 429 and _code(body) in _QUOTA):
+        raise EvalError(f"{where}\nThe account has no credit left; what was answered is kept, so run again later.")
+    wait = retry_after(headers)
+    if status in _AGAIN or status >= 500:
+        if wait is not None and wait > endpoint.longest_wait_s:
+            raise EvalError(
+                f"{where}\nIt asks to wait {wait:.0f} s, longer than `longest_wait_s` ({endpoint.longest_wait_s:g}); what "
+                "was answered is kept, so run again later."
+            )
+        return Trouble(f"status {status}: {said}", wait)
+    return Trouble(f"status {status} for model {endpoint.model}: {said}", final=True)
+
+
+def error_message(body: Any) -> str | None:
+    """The message of `{"error": {"message": ...}}` and its cousins."""
+    if not isinstance(body, Mapping):
+        return None
+    inner = body.get("error", body)
+    message = inner.get("message") or inner.get("detail") if isinstance(inner, Mapping) else inner
+    return _shown(message, 300) if isinstance(message, str) and message else None
+
+
+def _code(body: Any) -> str | None:
+    inner = body.get("error", body) if isinstance(body, Mapping) else None
+    code = inner.get("code") or inner.get("type") if isinstance(inner, Mapping) else None
+    return code if isinstance(code, str) else None
+
+
+def _shown(text: str, length: int) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= length else f"{line[:length]}..."
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
