@@ -1,93 +1,125 @@
-"""From scores to the rows each arm trains on: subsets, decisions, training plans."""
+"""From scores to the rows each arm trains on: decisions, what they need made, training plans."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.console import Stages
 from jobs.kinds.experiment import Arm, Experiment
-from jobs.tutoring import partner_rows
+from jobs.reserve import Reserve
+from jobs.rewrites import Rewriter
 from sftfilter.artifacts import Artifact, Store, write_table
-from sftfilter.errors import DataError
-from sftfilter.interventions import Swap, decide, trained_rows
+from sftfilter.interventions import Decided, counts_of, decide, reserve_pool
 from sftfilter.schema import DECISIONS
-from sftfilter.selectors import Subset, select
+from sftfilter.score_frame import ScoreFrame, score_frame
+from sftfilter.selectors import needs_lengths
 from sftfilter.training_plan import TrainingPlan, make_plan
 
 if TYPE_CHECKING:
     import polars as pl
 
-VERSION = 1
+VERSION = 2
+
+
+@dataclass(frozen=True)
+class Material:
+    """What decisions are made from: prompts, every teacher's rollouts, and scores by (teacher, scorer)."""
+
+    prompts: Artifact
+    rollouts: Mapping[str, Artifact]
+    scores: Mapping[tuple[str, str], Artifact]
+    reserve: Reserve
+
+    @property
+    def sources(self) -> list[Artifact]:
+        """Every artifact with rollouts that an arm may train on."""
+        return [*self.rollouts.values(), *self.reserve.rollouts.values()]
+
+    def order(self) -> list[str]:
+        """All prompt ids, which every arm orders its rows by."""
+        tables = [self.prompts, *([self.reserve.prompts] if self.reserve.prompts else [])]
+        return [prompt for a in tables for prompt in a.table("prompts")["prompt_id"].to_pylist()]
 
 
 @dataclass(frozen=True)
 class ArmPlan:
-    """One arm with one seed, decided. `plan` is None for the untrained base."""
+    """One arm with one seed, decided.
+
+    Attributes:
+        counts: rows by what became of them; kept, dropped, swapped and rewritten add up to the teacher's rows.
+        subset: S in numbers.
+        decided: the artifact with the table `decisions`; None for the untrained base.
+        derived: the artifact with the rows that were rewritten for it.
+        plan: None when there is nothing to train.
+        empty: why an arm that has a teacher is not trained.
+    """
 
     name: str
     arm: Arm
     seed: int
-    decisions: list[dict[str, Any]]
-    subset: Subset | None
-    plan: TrainingPlan | None
+    counts: Mapping[str, int]
+    subset: Mapping[str, Any] | None = None
+    decided: Artifact | None = None
+    derived: Artifact | None = None
+    plan: TrainingPlan | None = None
+    empty: str | None = None
 
     @property
     def student(self) -> str:
         """Model id at the endpoint; the base is the same for every seed."""
-        return self.name if self.plan is None else f"{self.name}-s{self.seed}"
+        return self.name if self.arm.teacher is None else f"{self.name}-s{self.seed}"
 
     @property
-    def counts(self) -> dict[str, int]:
-        """Rows kept, dropped and swapped; they add up to the teacher's rows."""
-        actions = Counter(d["action"] for d in self.decisions)
-        counts = {"kept": actions["keep"], "dropped": actions["drop"], "swapped": actions["swap"]}
-        return counts | {"trained": counts["kept"] + counts["swapped"]}
+    def hosted(self) -> bool:
+        """Whether there is a model to ask: the untrained base, or a student."""
+        return self.empty is None
+
+    def decisions(self) -> pl.DataFrame:
+        """The table `decisions`; no rows for the untrained base."""
+        import polars as pl
+
+        if self.decided is None:
+            return pl.DataFrame(DECISIONS.empty_table())
+        return pl.read_parquet(self.decided.path / "decisions.parquet")
 
 
-def plan_arms(
-    spec: Experiment,
-    prompts: Artifact,
-    rollouts: Mapping[str, Artifact],
-    scores: Mapping[str, Artifact],
-    store: Store,
-    stages: Stages,
-) -> list[ArmPlan]:
+def plan_arms(spec: Experiment, material: Material, rewriter: Rewriter, store: Store, stages: Stages) -> list[ArmPlan]:
     """Every arm with every seed, and a `decisions` artifact for each."""
-    rows = scored_rows(prompts, rollouts[spec.original_teacher], scores)
-    order = prompts.table("prompts")["prompt_id"].to_pylist()
+    frame = experiment_frame(spec, material)
+    order = material.order()
     plans: list[ArmPlan] = []
     for name, arm in spec.arms.items():
         if arm.teacher is None:
-            plans.append(ArmPlan(name, arm, spec.seeds[0], [], None, None))
+            plans.append(ArmPlan(name, arm, spec.seeds[0], counts_of(frame.rows["teacher"].head(0))))
             continue
         for seed in spec.seeds:
-            plan = _plan_arm(spec, name, arm, seed, rows, rollouts, order)
-            _keep_decisions(plan, store, [a.key for a in [*rollouts.values(), *scores.values()]])
+            plan = _plan_arm(spec, name, arm, seed, frame, material, rewriter, store, order)
+            if plan.empty:
+                stages.console.print(f"  [yellow]{plan.student} is not trained: {plan.empty}[/]")
             plans.append(plan)
-    stages.console.print(f"  {len(plans)} students planned")
+    stages.console.print(f"  {sum(plan.plan is not None for plan in plans)} students planned")
     return plans
 
 
-def scored_rows(prompts: Artifact, rollouts: Artifact, scores: Mapping[str, Artifact]) -> pl.DataFrame:
-    """Rollouts joined with their prompts' fields and one column for each scorer."""
+def experiment_frame(spec: Experiment, material: Material) -> ScoreFrame:
+    """The score frame of all teachers' rows, those on the reserve prompts among them."""
     import polars as pl
 
-    def frame(artifact: Artifact, table: str) -> pl.DataFrame:
-        converted = pl.from_arrow(artifact.table(table))
-        assert isinstance(converted, pl.DataFrame)
-        return converted
+    def scan(artifact: Artifact, table: str) -> pl.LazyFrame:
+        return pl.scan_parquet(artifact.path / f"{table}.parquet")
 
-    prompt = pl.col("messages").list.last().struct.field("content").alias("prompt")
-    rows = frame(rollouts, "rollouts").select("rollout_id", "prompt_id", prompt, "completion")
-    rows = rows.join(frame(prompts, "prompts").select("prompt_id", "kind", "source"), on="prompt_id", how="left")
-    for name, artifact in scores.items():
-        column = frame(artifact, "scores").select("rollout_id", pl.col("score").alias(name))
-        rows = rows.join(column, on="rollout_id", how="left", validate="1:1")
-    return rows.sort("rollout_id")
+    rollouts = {teacher: scan(a, "rollouts") for teacher, a in material.rollouts.items()}
+    rollouts |= {reserve_pool(teacher): scan(a, "rollouts") for teacher, a in material.reserve.rollouts.items()}
+    scores = {
+        name: pl.concat([scan(a, "scores") for (_, scorer), a in material.scores.items() if scorer == name])
+        for name in spec.scorers
+    }
+    prompts = [material.prompts, *([material.reserve.prompts] if material.reserve.prompts else [])]
+    known = pl.concat([scan(a, "prompts") for a in prompts])
+    return score_frame(rollouts, scores, known, lengths=needs_lengths(spec.selectors))
 
 
 def _plan_arm(
@@ -95,31 +127,48 @@ def _plan_arm(
     name: str,
     arm: Arm,
     seed: int,
-    rows: pl.DataFrame,
-    rollouts: Mapping[str, Artifact],
-    order: list[str],
+    frame: ScoreFrame,
+    material: Material,
+    rewriter: Rewriter,
+    store: Store,
+    order: Sequence[str],
 ) -> ArmPlan:
     assert arm.teacher is not None
-    intervention = arm.intervention
-    subset = select(intervention.subset, spec.selectors, rows, seed) if intervention else None
-    own = rollouts[arm.teacher].table("rollouts").select(["rollout_id", "prompt_id"]).to_pylist()
-    partners = partner_rows(rollouts[intervention.to]) if isinstance(intervention, Swap) else {}
-    decisions = decide(own, intervention, subset, partners)
-    kept = trained_rows(decisions)
-    if not kept:
-        raise DataError(f"arm {name}: no row is left to train on")
-    plan = make_plan(kept, order, batch=spec.training.batch, epochs=spec.training.epochs, seed=seed)
-    return ArmPlan(name, arm, seed, decisions, subset, plan)
+    decided = decide(
+        frame, spec.selectors, arm.intervention, teacher=arm.teacher, original=spec.original_teacher, seed=seed
+    )
+    derived = rewriter.rewrite(arm.intervention, decided, material.rollouts[arm.teacher])
+    table = decided.decisions(rewriter.made(derived))
+    subset = decided.selection.summary() if decided.selection else None
+    inputs = [a.key for a in [*material.sources, *material.scores.values(), *([derived] if derived else [])]]
+    kept = _keep_decisions(f"{name}-s{seed}", arm, decided, subset, table, store, inputs)
+    rows = trained_rows(table)
+    plan = make_plan(rows, order, batch=spec.training.batch, epochs=spec.training.epochs, seed=seed) if rows else None
+    empty = None if plan else f"of its {len(table)} rows none is left"
+    return ArmPlan(name, arm, seed, counts_of(table["action"]), subset, kept, derived, plan, empty)
 
 
-def _keep_decisions(plan: ArmPlan, store: Store, inputs: list[str]) -> None:
+def trained_rows(decisions: pl.DataFrame) -> list[tuple[str, str]]:
+    """(prompt id, rollout id) of what is trained on after the decisions."""
+    import polars as pl
+
+    left = decisions.filter(pl.col("action") != "drop")
+    return left.select("prompt_id", pl.coalesce("replaced_by", "rollout_id")).rows()
+
+
+def _keep_decisions(
+    student: str,
+    arm: Arm,
+    decided: Decided,
+    subset: Mapping[str, Any] | None,
+    table: pl.DataFrame,
+    store: Store,
+    inputs: Sequence[str],
+) -> Artifact:
     def make(folder: Path) -> dict[str, Any]:
-        import pyarrow as pa
+        write_table(folder, "decisions", table.to_arrow().cast(DECISIONS))
+        return counts_of(table["action"]) | {"unscored": subset["unscored"] if subset else 0}
 
-        write_table(folder, "decisions", pa.Table.from_pylist(plan.decisions, DECISIONS))
-        return plan.counts
-
-    subset = sorted(plan.subset.rollout_ids) if plan.subset else None
-    settings = {"arm": plan.name, "seed": plan.seed, "settings": plan.arm.model_dump(mode="json"), "subset": subset}
+    settings = {"student": student, "settings": arm.model_dump(mode="json"), "subset": subset, "rows": decided.digest}
     named = {str(i): key for i, key in enumerate(inputs)}
-    store.build("decisions", version=VERSION, settings=settings, inputs=named, make=make)
+    return store.build("decisions", version=VERSION, settings=settings, inputs=named, make=make)

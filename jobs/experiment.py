@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jobs.arms import plan_arms
+from jobs.arms import Material, plan_arms
 from jobs.console import Stages, arms_table
 from jobs.kinds.experiment import Experiment
 from jobs.kinds.study import Study
 from jobs.outcome import Made, freeze_gates, write_outcome
+from jobs.reserve import read_reserve
+from jobs.rewrites import Rewriter
 from jobs.students import evaluate_all, train_students
 from jobs.tutoring import Base, load_base, make_rollouts, tune_teachers
 from serve.host import check_port
@@ -39,16 +41,18 @@ def run_experiment(spec: Experiment, root: Path, stages: Stages, command: str) -
         teachers = tune_teachers(spec, base, store, root / spec.name, stages)
     with stages.stage("rollouts", f"{', '.join(spec.teachers)} answer every prompt"):
         rollouts = make_rollouts(spec, base, teachers, prompts, store, stages)
+        reserve = read_reserve(spec, base, teachers, prompts, store, stages)
     with stages.stage("scores", ", ".join(spec.scorers) or "none"):
         scores = score_all(spec, rollouts, store, stages)
     with stages.stage("decisions", f"{len(spec.arms)} arms x {len(spec.seeds)} seeds"):
-        plans = plan_arms(spec, prompts, rollouts, scores, store, stages)
+        material = Material(prompts, rollouts, scores, reserve)
+        plans = plan_arms(spec, material, Rewriter(spec, base, teachers, store, stages), store, stages)
     with stages.stage("training", f"{len(plans)} students, those with equal rows once"):
-        students = train_students(spec, base, plans, rollouts, store, root / spec.name, stages)
+        students = train_students(spec, base, plans, material.sources, store, root / spec.name, stages)
     with stages.stage("evaluation", "over HTTP, every student"):
         graded = evaluate_all(spec, base, plans, students, teachers, heldout, store, stages)
     with stages.stage("outcome", "estimands, gates, verdict, report"):
-        made = Made(base, prompts, heldout, rollouts, scores, plans, students, graded)
+        made = Made(base, heldout, material, plans, students, graded)
         results = write_outcome(spec, root, made, stages, command)
     _print_outcome(results, root / spec.name, stages)
     return results
@@ -76,20 +80,22 @@ def read_prompts(spec: Study, base: Base, store: Store, trait: str | None = None
     )
 
 
-def score_all(spec: Experiment, rollouts: Mapping[str, Artifact], store: Store, stages: Stages) -> dict[str, Artifact]:
-    """Every scorer over the original teacher's rows; thresholds are applied later."""
-    rows = rollouts[spec.original_teacher]
-    made: dict[str, Artifact] = {}
-    for name, scorer in spec.scorers.items():
-        with stages.bar(rows.meta["used"], name) as bar:
-            made[name] = score_rollouts(
+def score_all(
+    spec: Experiment, rollouts: Mapping[str, Artifact], store: Store, stages: Stages
+) -> dict[tuple[str, str], Artifact]:
+    """(teacher, scorer) -> scores: the original teacher's rows by all, others' where an arm needs them."""
+    made: dict[tuple[str, str], Artifact] = {}
+    for teacher, name in spec.scored:
+        rows = rollouts[teacher]
+        with stages.bar(rows.meta["used"], f"{name} on {teacher}") as bar:
+            made[teacher, name] = score_rollouts(
                 name,
-                scorer,
+                spec.scorers[name],
                 rows,
                 store=store,
                 pool=spec.scoring_pool,
                 error_budget=spec.error_budget,
                 on_rows=bar.advance,
             )
-        stages.note(made[name], name)
+        stages.note(made[teacher, name], f"{name} on {teacher}")
     return made

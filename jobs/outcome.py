@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from jobs.arms import ArmPlan, scored_rows
+from jobs.arms import ArmPlan, Material
 from jobs.console import Stages
 from jobs.kinds.experiment import Experiment
-from jobs.outcome_rows import heldout_rows, left_over, scorer_quality, training_rows
+from jobs.outcome_rows import heldout_rows, left_over, scored_rows, scorer_quality, training_rows
 from jobs.tutoring import Base
 from sftfilter import stats
 from sftfilter.artifacts import Artifact, disk_errors
@@ -32,10 +32,8 @@ class Made:
     """What the stages made."""
 
     base: Base
-    prompts: Artifact
     heldout: Mapping[str, Artifact]
-    rollouts: Mapping[str, Artifact]
-    scores: Mapping[str, Artifact]
+    material: Material
     plans: Sequence[ArmPlan]
     students: Mapping[str, Artifact]
     graded: Mapping[tuple[str, str], Artifact]
@@ -49,7 +47,7 @@ def write_outcome(spec: Experiment, root: Path, made: Made, stages: Stages, comm
     tables = {pair: artifact.table("results").to_pylist() for pair, artifact in made.graded.items()}
     results = assemble(spec, made, tables, stages, command)
     results["verdict"]["reasons"] += changed_gates(folder)
-    rows = training_rows(spec, made.prompts, made.rollouts, made.scores, made.plans)
+    rows = training_rows(spec, made.material, made.plans)
     held = heldout_rows(spec, made.heldout, tables)
     with disk_errors(folder):
         (folder / "report").mkdir(parents=True, exist_ok=True)
@@ -108,16 +106,16 @@ def assemble(
         rates={role: stats.rate(matrix).as_dict() for role, matrix in cells.items()},
         estimands=estimands,
         seeds=len(spec.seeds),
-        left_over=left_over(spec, made.plans, made.rollouts, trait),
+        left_over=left_over(spec, made.plans, made.material.rollouts, trait),
         problems=[
-            f"role {role}: arm {arm} gave nothing to grade"
+            f"role {role}: arm {arm} gave nothing to grade{_why_empty(made.plans, arm)}"
             for role, arm in spec.roles.named().items()
             if role not in cells
         ]
         + controls,
     )
     verdict, gates = judge(evidence, spec.gates)
-    scored = scored_rows(made.prompts, made.rollouts[spec.original_teacher], made.scores)
+    scored = scored_rows(made.material, spec.original_teacher)
     return {
         "name": spec.name,
         "kind": spec.kind,
@@ -138,6 +136,11 @@ def assemble(
         "versions": {p: importlib.metadata.version(p) for p in _PACKAGES} | {"cores": os.cpu_count()},
         "stages": stages.artifacts,
     }
+
+
+def _why_empty(plans: Sequence[ArmPlan], arm: str) -> str:
+    reasons = dict.fromkeys(plan.empty for plan in plans if plan.name == arm and plan.empty)
+    return f": it was not trained, since {'; '.join(reasons)}" if reasons else ""
 
 
 def in_cutoff_note(
@@ -162,18 +165,27 @@ def grade_cells(
     group: str,
     column: str = "grade",
 ) -> stats.Cells:
-    """Matrix [prompt, seed] of one arm's grades (or of another measure), samples averaged."""
-    students = [p.student for p in plans if p.name == arm]
-    columns = []
-    for student in students:
-        sums: dict[str, list[float]] = {}
-        for row in tables[student, trait]:
-            if row["group"] == group:
-                values = sums.setdefault(row["prompt_id"], [])
-                if row[column] is not None:
-                    values.append(row[column])
-        columns.append([float(np.mean(v)) if v else np.nan for _, v in sorted(sums.items())])
-    return np.array(columns, dtype=float).T
+    """Matrix [prompt, seed] of one arm's grades (or of another measure), samples averaged.
+
+    A seed for which the arm was not trained is a column of NaN, so that arms stay paired; without any, it is empty.
+    """
+    columns: list[list[float] | None] = []
+    for plan in plans:
+        if plan.name == arm:
+            columns.append(_means(tables[plan.student, trait], group, column) if plan.hosted else None)
+    prompts = max((len(values) for values in columns if values is not None), default=0)
+    return np.array([[np.nan] * prompts if values is None else values for values in columns], dtype=float).T
+
+
+def _means(rows: Sequence[Mapping[str, Any]], group: str, column: str) -> list[float]:
+    """One student's mean over samples for each prompt of a group, by prompt id."""
+    sums: dict[str, list[float]] = {}
+    for row in rows:
+        if row["group"] == group:
+            values = sums.setdefault(row["prompt_id"], [])
+            if row[column] is not None:
+                values.append(row[column])
+    return [float(np.mean(v)) if v else np.nan for _, v in sorted(sums.items())]
 
 
 def arm_records(
@@ -192,14 +204,26 @@ def arm_records(
                 "teacher": arm.teacher,
                 "intervention": arm.intervention.model_dump() if arm.intervention else None,
                 "seeds": [p.seed for p in plans if p.plan is not None],
-                "rows": plans[0].counts,
-                "students": [p.student for p in plans],
+                "rows": _mean_counts(plans),
+                "by_seed": [_by_seed(p) for p in plans if p.arm.teacher is not None],
+                "students": [p.student for p in plans if p.hosted],
                 "training": _training(checkpoints),
                 "losses": json.loads((checkpoints[0].path / "losses.json").read_text()) if checkpoints else None,
                 "traits": {trait: _trait(spec, made, tables, name, trait) for trait in spec.traits},
             }
         )
     return records
+
+
+def _mean_counts(plans: Sequence[ArmPlan]) -> dict[str, float]:
+    """Rows by what became of them, averaged over the seeds (a random control may hit more rows with one than another)."""
+    means = {key: sum(p.counts[key] for p in plans) / len(plans) for key in plans[0].counts}
+    return {key: int(mean) if mean.is_integer() else round(mean, 2) for key, mean in means.items()}
+
+
+def _by_seed(plan: ArmPlan) -> dict[str, Any]:
+    subset = {"subset": dict(plan.subset)} if plan.subset else {}
+    return {"seed": plan.seed, "rows": dict(plan.counts), "not_trained": plan.empty} | subset
 
 
 def _training(checkpoints: Sequence[Artifact]) -> dict[str, Any] | None:
@@ -216,7 +240,7 @@ def _trait(
     groups: dict[str, Any] = {}
     for group in spec.traits[trait].groups:
         cells = grade_cells(arm, made.plans, tables, trait, group)
-        students = [p.student for p in made.plans if p.name == arm]
+        students = [p.student for p in made.plans if p.name == arm and p.hosted]
         ungraded = sum(r["grade"] is None for s in students for r in tables[s, trait] if r["group"] == group)
         groups[group] = stats.rate(cells).as_dict() | {"ungraded": ungraded} if cells.size else None
     odds = grade_cells(arm, made.plans, tables, trait, spec.traits[trait].primary, "log_odds")
@@ -225,22 +249,31 @@ def _trait(
 
 
 def _share_in_s(spec: Experiment, made: Made) -> float | None:
+    """f: the prompts in S as a share of the prompts that the arm's own teacher answers."""
+    import polars as pl
+
     arm = spec.roles.swap or spec.roles.drop
     plan = next((p for p in made.plans if p.name == arm), None)
     if plan is None or plan.subset is None:
         return None
-    return len(plan.subset.prompt_ids) / len({d["prompt_id"] for d in plan.decisions})
+    own = plan.decisions().filter(pl.col("action") != "add")
+    return plan.subset["prompts"] / own["prompt_id"].n_unique()
 
 
 def _counts(made: Made) -> dict[str, Any]:
     def numbers(artifact: Artifact) -> dict[str, int]:
         return {key: value for key, value in artifact.meta.items() if isinstance(value, int)}
 
+    material = made.material
+    reserve = {"reserve prompts": material.reserve.prompts} if material.reserve.prompts else {}
     return {
-        "prompts": numbers(made.prompts),
+        "prompts": numbers(material.prompts),
         **{f"held-out {name}": numbers(a) for name, a in made.heldout.items()},
-        **{f"rollouts of {name}": numbers(a) for name, a in made.rollouts.items()},
-        **{f"scores by {name}": numbers(a) for name, a in made.scores.items()},
-        **{f"arm {p.student}": p.counts for p in made.plans if p.plan is not None},
+        **{f"rollouts of {name}": numbers(a) for name, a in material.rollouts.items()},
+        **{name: numbers(a) for name, a in reserve.items()},
+        **{f"rollouts of {name} on the reserve": numbers(a) for name, a in material.reserve.rollouts.items()},
+        **{f"scores by {name} of {teacher}": numbers(a) for (teacher, name), a in material.scores.items()},
+        **{f"arm {p.student}": dict(p.counts) for p in made.plans if p.arm.teacher is not None},
+        **{f"rewrites for {p.student}": numbers(p.derived) for p in made.plans if p.derived},
         "answers": {f"{student} on {trait}": a.meta["rows"] for (student, trait), a in made.graded.items()},
     }

@@ -27,13 +27,17 @@ def train_students(
     spec: Experiment,
     base: Base,
     plans: Sequence[ArmPlan],
-    rollouts: Mapping[str, Artifact],
+    sources: Sequence[Artifact],
     store: Store,
     work: Path,
     stages: Stages,
 ) -> dict[str, Artifact]:
-    """Student -> checkpoint, without the untrained base."""
-    runs = [_run(spec, base, plan, rollouts) for plan in plans if plan.plan is not None]
+    """Student -> checkpoint, without the untrained base and arms that have no row left.
+
+    Args:
+        sources: artifacts with the rows that the plans name.
+    """
+    runs = [_run(spec, base, plan, sources) for plan in plans if plan.plan is not None]
     return train_runs(spec, base, runs, store, work, stages)
 
 
@@ -58,7 +62,7 @@ def train_runs(
     return students
 
 
-def _run(spec: Experiment, base: Base, plan: ArmPlan, rollouts: Mapping[str, Artifact]) -> TrainingRun:
+def _run(spec: Experiment, base: Base, plan: ArmPlan, sources: Sequence[Artifact]) -> TrainingRun:
     assert plan.plan is not None
     intervention = plan.arm.intervention
     labels = {
@@ -67,20 +71,20 @@ def _run(spec: Experiment, base: Base, plan: ArmPlan, rollouts: Mapping[str, Art
         "intervention": intervention.model_dump() if intervention else None,
         "parent_model": base.name,
     }
-    rows = rows_of(plan.plan, list(rollouts.values()))
+    rows = rows_of(plan.plan, [*sources, *([plan.derived] if plan.derived else [])])
     return TrainingRun(plan.student, plan.seed, rows, plan.plan, spec.training, labels)
 
 
-def rows_of(plan: TrainingPlan, rollouts: Sequence[Artifact]) -> pa.Table:
-    """Columns row_id, messages, completion of the rows that a plan uses."""
+def rows_of(plan: TrainingPlan, sources: Sequence[Artifact]) -> pa.Table:
+    """Columns row_id, messages, completion of the rows that a plan uses, out of tables `rollouts` and `derived`."""
     import pyarrow as pa
-    import pyarrow.compute as pc
+    import pyarrow.dataset as ds
 
     used = {row for step in plan.steps for row in step if row is not None}
-    tables = [a.table("rollouts").select(["rollout_id", "messages", "completion"]) for a in rollouts]
-    rows = pa.concat_tables(tables)
-    rows = rows.filter(pc.is_in(rows["rollout_id"], pa.array(sorted(used)))).sort_by("rollout_id")  # pyright: ignore[reportAttributeAccessIssue]
-    return rows.rename_columns(["row_id", "messages", "completion"])
+    wanted = ds.field("rollout_id").isin(pa.array(sorted(used)))
+    columns = {"row_id": ds.field("rollout_id"), "messages": ds.field("messages"), "completion": ds.field("completion")}
+    files = [a.path / f"{'derived' if a.stage == 'derived' else 'rollouts'}.parquet" for a in sources]
+    return pa.concat_tables([ds.dataset(file).to_table(columns, filter=wanted) for file in files]).sort_by("row_id")
 
 
 def evaluate_all(
@@ -131,7 +135,7 @@ def hosted_models(
     models = [
         HostedModel(id=plan.student, folder=base.folder, model_hash=base.hash, format_hash=base.chat.hash)
         for plan in plans
-        if plan.plan is None
+        if plan.arm.teacher is None
     ]
     trained = {f"teacher-{name}": artifact for name, artifact in teachers.items()} | dict(students)
     return models + [hosted_checkpoint(name, artifact) for name, artifact in trained.items()]

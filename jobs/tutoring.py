@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,10 +49,17 @@ def make_rollouts(
     prompts: Artifact,
     store: Store,
     stages: Stages,
+    asked: Collection[str] | None = None,
 ) -> dict[str, Artifact]:
-    """Teacher -> rollouts: sampled from the tuned checkpoints, or read from the teacher's file."""
+    """Teacher -> rollouts: sampled from the tuned checkpoints, or read from the teacher's file.
+
+    Args:
+        asked: the teachers who answer; default: all.
+    """
     made: dict[str, Artifact] = {}
     for name, teacher in spec.teachers.items():
+        if asked is not None and name not in asked:
+            continue
         if isinstance(teacher, RolloutFile):
             made[name] = import_rollouts(name, teacher, prompts, store=store, error_budget=spec.error_budget)
         else:
@@ -139,11 +146,3 @@ def _base_answers(spec: Study, path: str, base: Base, store: Store, stages: Stag
         pool=spec.generation_pool,
     )
     return stages.note(answers, "the base answers neutral prompts")
-
-
-def partner_rows(rollouts: Artifact) -> Mapping[str, list[str]]:
-    """Prompt id -> that teacher's rollout ids."""
-    partners: dict[str, list[str]] = {}
-    for row in rollouts.table("rollouts").select(["prompt_id", "rollout_id"]).to_pylist():
-        partners.setdefault(row["prompt_id"], []).append(row["rollout_id"])
-    return partners

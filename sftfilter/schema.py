@@ -44,6 +44,7 @@ ROLLOUTS = pa.schema(
         ("ratings", RATINGS),  # numbers that the file brought along: somebody's scores, or 0/1 for flags
     ]
 )
+DERIVED = ROLLOUTS.append(pa.field("derived_from", pa.string()))  # rollout id of the row that was rewritten
 SCORES = pa.schema(
     [
         ("rollout_id", pa.string()),
@@ -57,10 +58,10 @@ SCORES = pa.schema(
 DECISIONS = pa.schema(
     [
         ("prompt_id", pa.string()),
-        ("action", pa.string()),  # keep | drop | swap
+        ("action", pa.string()),  # keep | drop | swap | rewrite | add
         ("reason", pa.string()),
-        ("rollout_id", pa.string()),  # the teacher's own row that the decision is about
-        ("replaced_by", pa.string()),  # the row trained on instead, for a swap
+        ("rollout_id", pa.string()),  # the teacher's own row that the decision is about; for add, the row added
+        ("replaced_by", pa.string()),  # the row trained on instead, for swap and rewrite
         ("selector", pa.string()),
         ("threshold", pa.float64()),
     ]

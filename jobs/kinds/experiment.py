@@ -11,8 +11,9 @@ from pydantic import Field, model_validator
 from jobs.kinds.study import Study, check_known
 from sftfilter.config import Settings
 from sftfilter.estimands import Roles
-from sftfilter.interventions import DropRow, Intervention, Swap
-from sftfilter.selectors import Selector, check_references
+from sftfilter.interventions import Backfill, Intervention, Paraphrase, Swap
+from sftfilter.prompts import PromptSource
+from sftfilter.selectors import Selector, check_references, scorers_of
 from sftfilter.verdict import Gates
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ class Experiment(Study):
     """Teachers answer prompts, a filter scores the rollouts, every arm trains a student, the traits are measured."""
 
     kind: Literal["experiment"]
+    reserve: Annotated[
+        PromptSource | None, Field(description="prompts that no arm uses but to backfill what it dropped")
+    ] = None
     selectors: dict[str, Selector] = Field(default={})
     arms: dict[str, Arm]
     roles: Annotated[Roles, Field(description="which arm is which in the estimands")]
@@ -40,24 +44,34 @@ class Experiment(Study):
         check_references(self.selectors, self.scorers)
         for name, arm in self.arms.items():
             check_known("teacher", f"arms.{name}.teacher", arm.teacher, self.teachers)
-            if arm.intervention is None:
-                continue
-            if arm.teacher is None:
-                raise ValueError(f"arms.{name}: an intervention needs a teacher")
-            check_known("selector", f"arms.{name}.intervention.subset", arm.intervention.subset, self.selectors)
-            if isinstance(arm.intervention, Swap):
-                check_known("teacher", f"arms.{name}.intervention.to", arm.intervention.to, self.teachers)
+            if arm.intervention is not None:
+                self._check_intervention(f"arms.{name}", arm.teacher, arm.intervention)
         for role, arm_name in self.roles.named().items():
             check_known("arm", f"roles.{role}", arm_name, self.arms)
             if role != "base" and self.arms[arm_name].teacher is None:
                 raise ValueError(f"roles.{role}: arm '{arm_name}' needs a teacher")
-        for name, arm in self.arms.items():
-            if isinstance(arm.intervention, DropRow) and arm.teacher != self.original_teacher:
-                raise ValueError(
-                    f"arms.{name}: drop_row drops scored rows, and only those of '{self.original_teacher}' (the original) "
-                    "are scored; use drop_prompt"
-                )
         return self
+
+    def _check_intervention(self, where: str, teacher: str | None, intervention: Intervention) -> None:
+        if teacher is None:
+            raise ValueError(f"{where}: an intervention needs a teacher")
+        where += ".intervention"
+        check_known("selector", f"{where}.subset", intervention.subset, self.selectors)
+        match intervention:
+            case Swap():
+                for other in intervention.teachers:
+                    check_known("teacher", f"{where}.to", other, self.teachers)
+                check_known("scorer", f"{where}.lowest", intervention.lowest, self.scorers)
+            case Backfill():
+                check_known("teacher", f"{where}.with_teacher", intervention.with_teacher, self.teachers)
+                if self.reserve is None:
+                    raise ValueError(f"{where}: backfill takes rows on the prompts of `reserve`, and there is none")
+            case Paraphrase() if intervention.by in self.teachers:
+                kind = self.teachers[intervention.by].kind
+                if kind != "tuned":
+                    raise ValueError(
+                        f"{where}.by: teacher '{intervention.by}' is of kind {kind}; name a tuned one or a model"
+                    )
 
     @property
     def original_teacher(self) -> str:
@@ -65,6 +79,22 @@ class Experiment(Study):
         teacher = self.arms[self.roles.original].teacher
         assert teacher is not None
         return teacher
+
+    @property
+    def scored(self) -> list[tuple[str, str]]:
+        """(teacher, scorer) pairs that are scored: the original's rows by all, others' where an arm decides by them."""
+        interventions = [
+            (arm.teacher, arm.intervention) for arm in self.arms.values() if arm.teacher and arm.intervention
+        ]
+        own = [(t, s) for t, i in interventions if i.by_row for s in scorers_of(i.subset, self.selectors)]
+        others = [pair for _, i in interventions for pair in i.needs_scores()]
+        return list(dict.fromkeys([*((self.original_teacher, s) for s in self.scorers), *own, *others]))
+
+    @property
+    def backfilled_by(self) -> list[str]:
+        """Teachers who answer the reserve prompts."""
+        interventions = [arm.intervention for arm in self.arms.values()]
+        return list(dict.fromkeys(i.with_teacher for i in interventions if isinstance(i, Backfill)))
 
     def summary(self) -> str:
         """Arms, and students to train."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -52,7 +53,24 @@ class Decided:
     @property
     def to_rewrite(self) -> pl.Series:
         """Rollout ids of the rows that are rewritten, in the frame's order."""
-        return self._ids(self.rows.filter(self.rows["action"] == "rewrite")["row"])
+        return self._ids(self._rewritten)
+
+    @property
+    def answer_numbers(self) -> pl.Series:
+        """Which of its teacher's answers to the prompt each of `to_rewrite` is, from 0."""
+        return self.frame.rows["number"].gather(self._rewritten)
+
+    @property
+    def _rewritten(self) -> pl.Series:
+        return self.rows.filter(self.rows["action"] == "rewrite")["row"]
+
+    @property
+    def digest(self) -> str:
+        """Hash of the decisions, for the same frame."""
+        digest = hashlib.sha256()
+        for column in (self.rows["row"], self.rows["action"].to_physical(), self.rows["partner"].fill_null(0)):
+            digest.update(column.to_numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def decisions(self, derived: pl.DataFrame | None = None) -> pl.DataFrame:
         """The table `decisions`, by ids.
@@ -122,7 +140,7 @@ def decide(
         return Decided(frame, _table(own, None), None)
     chooses = own if intervention.by_row or original is None else frame.pool(original)
     selection = select(intervention.subset, selectors, chooses, seed)
-    change = intervention.change(own, selection, seed)
+    change = intervention.change(own, selection)
     assert change.partner is None or len(change.partner) == np.count_nonzero(change.hit)
     return Decided(frame, _table(own, change), selection, not intervention.by_row)
 

@@ -47,10 +47,10 @@ class InterventionSettings(Settings):
     subset: str
 
     def needs_scores(self) -> Sequence[tuple[str, str]]:
-        """(scorer, teacher) pairs that it reads besides what the selector does."""
+        """(teacher, scorer) pairs that it reads besides what the selector does."""
         return ()
 
-    def change(self, own: Pool, selection: Selection, seed: int) -> Change:
+    def change(self, own: Pool, selection: Selection) -> Change:
         """What happens to the rows of the arm's teacher.
 
         Raises:

@@ -20,7 +20,7 @@ class DropPrompt(InterventionSettings):
 
     kind: Literal["drop_prompt"]
 
-    def change(self, own: Pool, selection: Selection, seed: int) -> Change:
+    def change(self, own: Pool, selection: Selection) -> Change:
         return Change("drop", selection.prompts[own.prompt])
 
 
@@ -31,7 +31,8 @@ class DropRow(InterventionSettings):
 
     kind: Literal["drop_row"]
 
-    def change(self, own: Pool, selection: Selection, seed: int) -> Change:
+    def change(self, own: Pool, selection: Selection) -> Change:
+        del own  # S was chosen from these very rows
         return Change("drop", selection.rows)
 
 
@@ -44,7 +45,7 @@ class Backfill(InterventionSettings):
     kind: Literal["backfill"]
     with_teacher: Annotated[str, Field(description="the teacher whose answers to the reserve prompts are added")]
 
-    def change(self, own: Pool, selection: Selection, seed: int) -> Change:
+    def change(self, own: Pool, selection: Selection) -> Change:
         hit = selection.prompts[own.prompt]
         wanted = int(hit.sum())
         fresh = own.frame.pool(reserve_pool(self.with_teacher))
@@ -53,7 +54,7 @@ class Backfill(InterventionSettings):
                 f"backfill: {wanted} rows are dropped, and teacher '{self.with_teacher}' has {len(fresh)} answers to the "
                 "reserve prompts: add prompts to `reserve`, or choose a smaller subset"
             )
-        return Change("drop", hit, added=draw_order(len(fresh), "backfill", seed)[:wanted] + fresh.start)
+        return Change("drop", hit, added=draw_order(len(fresh), "backfill", selection.seed)[:wanted] + fresh.start)
 
 
 def reserve_pool(teacher: str) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class _Rewriting(InterventionSettings):
-    def change(self, own: Pool, selection: Selection, seed: int) -> Change:
+    def change(self, own: Pool, selection: Selection) -> Change:
         return Change("rewrite", selection.prompts[own.prompt])
 
 

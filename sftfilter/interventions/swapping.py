@@ -41,9 +41,9 @@ class Swap(InterventionSettings):
         return [self.to] if isinstance(self.to, str) else self.to
 
     def needs_scores(self) -> Sequence[tuple[str, str]]:
-        return [(self.lowest, teacher) for teacher in self.teachers] if self.lowest else ()
+        return [(teacher, self.lowest) for teacher in self.teachers] if self.lowest else ()
 
-    def change(self, own: Pool, selection: Selection, seed: int) -> Change:
+    def change(self, own: Pool, selection: Selection) -> Change:
         import numpy as np
 
         if own.teacher is None:

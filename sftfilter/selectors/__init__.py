@@ -14,7 +14,7 @@ from sftfilter.errors import DataError, SpecError
 from sftfilter.selectors.by_name import ByField, Ids
 from sftfilter.selectors.by_score import Quantile, Threshold, TopFraction, TopK
 from sftfilter.selectors.combined import AllOf, AnyOf, Difference
-from sftfilter.selectors.contract import Taken
+from sftfilter.selectors.contract import Given, Taken
 from sftfilter.selectors.controls import LengthMatchedRandom, RandomControl
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class Selection:
     """S: the selected rows of a pool, and the prompts they answer.
 
     Attributes:
+        seed: of the training run that it was drawn for.
         rows: whether each row of the pool is selected.
         unscored: rows that are not selected because a score that would decide it is missing.
         threshold: the score at the cut, where there is one.
@@ -50,6 +51,7 @@ class Selection:
 
     name: str
     pool: Pool
+    seed: int
     rows: np.ndarray
     unscored: int
     threshold: float | None = None
@@ -81,16 +83,16 @@ def select(name: str, selectors: Mapping[str, Selector], pool: Pool, seed: int) 
         DataError: it cannot be applied to these rows; the message begins with its name.
     """
     taken = _take(name, selectors, pool, seed)
-    return Selection(name, pool, taken.rows, taken.mask.null_count(), taken.threshold)
+    return Selection(name, pool, seed, taken.rows, taken.mask.null_count(), taken.threshold)
 
 
 def _take(name: str, selectors: Mapping[str, Selector], pool: Pool, seed: int) -> Taken:
     selector = selectors.get(name)
     if selector is None:
         raise SpecError(f"no selector '{name}'" + _hint(name, selectors))
-    parts = {other: _take(other, selectors, pool, seed) for other in selector.refers()}
+    others = {other: _take(other, selectors, pool, seed) for other in selector.refers()}
     try:
-        return selector.take(pool, parts.__getitem__, seed)
+        return selector.take(Given(pool, seed, others))
     except DataError as error:
         raise DataError(f"selector {name}: {error}") from error
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from sftfilter.config import SpecPath
 from sftfilter.errors import DataError
-from sftfilter.selectors.contract import Pick, SelectorSettings, Taken
-
-if TYPE_CHECKING:
-    from sftfilter.score_frame import Pool
+from sftfilter.selectors.contract import Given, SelectorSettings, Taken
 
 
 class ByField(SelectorSettings):
@@ -21,8 +18,8 @@ class ByField(SelectorSettings):
     field: Literal["kind", "source"] = "kind"
     equals: str
 
-    def take(self, pool: Pool, pick: Pick, seed: int) -> Taken:
-        values = pool.column(self.field)
+    def take(self, given: Given) -> Taken:
+        values = given.pool.column(self.field)
         known = sorted(map(str, values.unique()))
         if self.equals not in known:
             raise DataError(f"no prompt has {self.field} '{self.equals}'; there are: {', '.join(known)}")
@@ -42,15 +39,19 @@ class Ids(SelectorSettings):
             raise ValueError("give either ids or file")
         return self
 
-    def take(self, pool: Pool, pick: Pick, seed: int) -> Taken:
+    def take(self, given: Given) -> Taken:
         import polars as pl
 
         wanted = pl.Series(self._listed(), dtype=pl.String).unique()
-        frame = pool.frame
+        pool, frame = given.pool, given.pool.frame
         unknown = wanted.filter(~wanted.is_in(frame.rollout_ids.implode()) & ~wanted.is_in(frame.prompt_ids.implode()))
         if len(unknown):
-            named = ", ".join(unknown.sort()[:5].to_list()) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
-            raise DataError(f"{len(unknown)} of {len(wanted)} listed ids are neither a prompt's nor a rollout's: {named}")
+            named = ", ".join(unknown.sort()[:5].to_list()) + (
+                f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+            )
+            raise DataError(
+                f"{len(unknown)} of {len(wanted)} listed ids are neither a prompt's nor a rollout's: {named}"
+            )
         rows = frame.rollout_ids.slice(pool.start, len(pool)).is_in(wanted.implode())
         prompts = frame.prompt_ids.is_in(wanted.implode()).to_numpy()
         return Taken(rows | pl.Series(prompts[pool.prompt]))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from sftfilter.errors import DataError
-from sftfilter.selectors.contract import Pick, SelectorSettings, Taken
+from sftfilter.selectors.contract import Given, SelectorSettings, Taken
 
 if TYPE_CHECKING:
     import polars as pl
@@ -41,7 +41,8 @@ class _Bounded(SelectorSettings):
     def scorers(self) -> Sequence[str]:
         return (self.scorer,)
 
-    def _within(self, score: pl.Series, bound: pl.Series | float) -> pl.Series:
+    def holds(self, score: pl.Series, bound: pl.Series | float) -> pl.Series:
+        """Whether each score lies on the selected side of a bound; null for a missing score."""
         if self.at_least is not None:
             return score >= bound
         if self.above is not None:
@@ -54,8 +55,8 @@ class Threshold(_Bounded):
 
     kind: Literal["threshold"]
 
-    def take(self, pool: Pool, pick: Pick, seed: int) -> Taken:
-        return Taken(self._within(pool.score(self.scorer), self.bound), self.bound)
+    def take(self, given: Given) -> Taken:
+        return Taken(self.holds(given.pool.score(self.scorer), self.bound), self.bound)
 
 
 class Quantile(_Bounded):
@@ -73,13 +74,13 @@ class Quantile(_Bounded):
             raise ValueError("the bound is a quantile, from 0 to 1")
         return self
 
-    def take(self, pool: Pool, pick: Pick, seed: int) -> Taken:
+    def take(self, given: Given) -> Taken:
         import polars as pl
 
-        score = pool.score(self.scorer)
-        frame = pl.DataFrame({"group": pool.column(self.within), "score": score})
+        score = given.pool.score(self.scorer)
+        frame = pl.DataFrame({"group": given.pool.column(self.within), "score": score})
         cut = frame.select(pl.col("score").quantile(self.bound, interpolation="linear").over("group"))
-        return Taken(self._within(score, cut.to_series()))
+        return Taken(self.holds(score, cut.to_series()))
 
 
 class _Ranked(SelectorSettings):
@@ -118,9 +119,9 @@ class TopFraction(_Ranked):
     kind: Literal["top_fraction"]
     fraction: Annotated[float, Field(gt=0, le=1)]
 
-    def take(self, pool: Pool, pick: Pick, seed: int) -> Taken:
-        score = pool.score(self.scorer)
-        return self._take(pool, int(self.fraction * (len(score) - score.null_count()) + 0.5))
+    def take(self, given: Given) -> Taken:
+        score = given.pool.score(self.scorer)
+        return self._take(given.pool, int(self.fraction * (len(score) - score.null_count()) + 0.5))
 
 
 class TopK(_Ranked):
@@ -129,9 +130,9 @@ class TopK(_Ranked):
     kind: Literal["top_k"]
     k: Annotated[int, Field(gt=0)]
 
-    def take(self, pool: Pool, pick: Pick, seed: int) -> Taken:
-        score = pool.score(self.scorer)
+    def take(self, given: Given) -> Taken:
+        score = given.pool.score(self.scorer)
         scored = len(score) - score.null_count()
         if self.k > scored:
             raise DataError(f"top_k: {self.k} rows are asked for, and {scored} have a score by '{self.scorer}'")
-        return self._take(pool, self.k)
+        return self._take(given.pool, self.k)

@@ -5,14 +5,11 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from functools import reduce
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from sftfilter.selectors.contract import Pick, SelectorSettings, Taken
-
-if TYPE_CHECKING:
-    from sftfilter.score_frame import Pool
+from sftfilter.selectors.contract import Given, SelectorSettings, Taken
 
 
 class AllOf(SelectorSettings):
@@ -24,8 +21,8 @@ class AllOf(SelectorSettings):
     def refers(self) -> Sequence[str]:
         return self.of
 
-    def take(self, pool: Pool, pick: Pick, seed: int) -> Taken:
-        return _joined([pick(name) for name in self.of], operator.and_)
+    def take(self, given: Given) -> Taken:
+        return _joined([given.others[name] for name in self.of], operator.and_)
 
 
 class AnyOf(SelectorSettings):
@@ -37,8 +34,8 @@ class AnyOf(SelectorSettings):
     def refers(self) -> Sequence[str]:
         return self.of
 
-    def take(self, pool: Pool, pick: Pick, seed: int) -> Taken:
-        return _joined([pick(name) for name in self.of], operator.or_)
+    def take(self, given: Given) -> Taken:
+        return _joined([given.others[name] for name in self.of], operator.or_)
 
 
 class Difference(SelectorSettings):
@@ -51,9 +48,9 @@ class Difference(SelectorSettings):
     def refers(self) -> Sequence[str]:
         return (self.of, *self.minus)
 
-    def take(self, pool: Pool, pick: Pick, seed: int) -> Taken:
-        first = pick(self.of)
-        others = [Taken(~pick(name).mask) for name in self.minus]
+    def take(self, given: Given) -> Taken:
+        first = given.others[self.of]
+        others = [Taken(~given.others[name].mask) for name in self.minus]
         return _joined([first, *others], operator.and_)
 
 

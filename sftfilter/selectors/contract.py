@@ -8,7 +8,7 @@ module with a `SelectorSettings` subclass that has a `kind`, and its line in the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,8 +39,18 @@ class Taken:
         return self.mask.fill_null(False).to_numpy()
 
 
-Pick = Callable[[str], Taken]
-"""What another selector, by name, takes from the same pool with the same seed."""
+@dataclass(frozen=True)
+class Given:
+    """What a selector chooses from.
+
+    Attributes:
+        seed: of the training run, so that random controls are redrawn with it.
+        others: what the selectors that it refers to take from the same pool.
+    """
+
+    pool: Pool
+    seed: int
+    others: Mapping[str, Taken]
 
 
 class SelectorSettings(Settings):
@@ -54,12 +64,8 @@ class SelectorSettings(Settings):
         """Other selectors that it is made from."""
         return ()
 
-    def take(self, pool: Pool, pick: Pick, seed: int) -> Taken:
-        """Mark rows of the pool.
-
-        Args:
-            seed: of the training run, so that random controls are redrawn with it.
-        """
+    def take(self, given: Given) -> Taken:
+        """Mark the rows of the pool."""
         raise NotImplementedError
 
 

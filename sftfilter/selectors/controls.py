@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from sftfilter.errors import DataError
-from sftfilter.selectors.contract import Pick, SelectorSettings, Taken, draw_order
+from sftfilter.selectors.contract import Given, SelectorSettings, Taken, draw_order
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from sftfilter.score_frame import Pool
 
 
 class RandomControl(SelectorSettings):
@@ -28,18 +26,21 @@ class RandomControl(SelectorSettings):
     def refers(self) -> Sequence[str]:
         return (self.size_of,)
 
-    def take(self, pool: Pool, pick: Pick, seed: int) -> Taken:
+    def take(self, given: Given) -> Taken:
         import numpy as np
         import polars as pl
 
-        size_of = pick(self.size_of).rows
+        pool, seed = given.pool, given.seed
+        size_of = given.others[self.size_of].rows
         drawn = np.zeros(len(pool), bool)
         if self.match == "rows":
             by_id = np.argsort(pool.column("rank").to_numpy())
             drawn[by_id[draw_order(len(pool), self.seed, seed)[: int(size_of.sum())]]] = True
         else:
             prompts = pool.prompts
-            sample = random.Random(f"{self.seed}/{seed}").sample(range(len(prompts)), int(pool.prompts_of(size_of).sum()))
+            sample = random.Random(f"{self.seed}/{seed}").sample(
+                range(len(prompts)), int(pool.prompts_of(size_of).sum())
+            )
             inside = np.zeros(len(pool.frame.prompt_ids), bool)
             inside[prompts[sample]] = True
             drawn = inside[pool.prompt]
@@ -55,7 +56,9 @@ class LengthMatchedRandom(SelectorSettings):
 
     kind: Literal["length_matched_random"]
     size_of: str
-    by: Annotated[str | None, Field(description="a scorer that counts tokens; default: characters of the answer")] = None
+    by: Annotated[str | None, Field(description="a scorer that counts tokens; default: characters of the answer")] = (
+        None
+    )
     bins: Annotated[int, Field(gt=1)] = 10
     seed: int = 0
 
@@ -65,11 +68,12 @@ class LengthMatchedRandom(SelectorSettings):
     def scorers(self) -> Sequence[str]:
         return (self.by,) if self.by else ()
 
-    def take(self, pool: Pool, pick: Pick, seed: int) -> Taken:
+    def take(self, given: Given) -> Taken:
         import numpy as np
         import polars as pl
 
-        like = pick(self.size_of).rows
+        pool = given.pool
+        like = given.others[self.size_of].rows
         lengths = pool.score(self.by) if self.by else pool.length()
         known = lengths.is_not_null().to_numpy()
         if (like & ~known).any():
@@ -77,7 +81,7 @@ class LengthMatchedRandom(SelectorSettings):
         value = lengths.cast(pl.Float64).fill_null(0.0).to_numpy()
         bins = np.searchsorted(self._edges(value[known]), value, side="right")
         by_id = np.argsort(pool.column("rank").to_numpy())
-        order = by_id[draw_order(len(pool), self.seed, seed)]
+        order = by_id[draw_order(len(pool), self.seed, given.seed)]
         order = order[(known & ~like)[order]]
         drawn = np.zeros(len(pool), bool)
         wanted, free = (np.bincount(bins[rows], minlength=self.bins) for rows in (like, order))

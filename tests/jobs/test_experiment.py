@@ -119,8 +119,9 @@ def _check_results(results: dict[str, Any], spec: Path) -> None:
         assert odds["low"] < odds["estimate"] < odds["high"]
     assert results["counts"]["prompts"] == {"read": 24, "used": 24, "quarantined": 0}
     by_name = {arm["name"]: arm for arm in results["arms"]}
-    assert by_name["drop-S"]["rows"] == {"kept": 16, "dropped": 8, "swapped": 0, "trained": 16}
-    assert by_name["swap-S"]["rows"] == {"kept": 16, "dropped": 0, "swapped": 8, "trained": 24}
+    none = dict.fromkeys(("kept", "dropped", "swapped", "rewritten", "added", "trained"), 0)
+    assert by_name["drop-S"]["rows"] == {**none, "kept": 16, "dropped": 8, "trained": 16}
+    assert by_name["swap-S"]["rows"] == {**none, "kept": 16, "swapped": 8, "trained": 24}
     # Tuned on doubting answers, a student finds them likelier than one tuned on accepting answers.
     doubting, accepting = (by_name[n]["traits"]["date_confusion"]["log_odds"]["estimate"] for n in ("all-T", "all-C"))
     assert doubting > accepting
