@@ -119,7 +119,8 @@ def write_table(folder: Path, name: str, table: pa.Table) -> None:
     """Write `name`.parquet into an artifact's folder."""
     import pyarrow.parquet as pq
 
-    pq.write_table(table, folder / f"{name}.parquet", compression="zstd")
+    # Row groups are the pieces in which later stages share out and read a table.
+    pq.write_table(table, folder / f"{name}.parquet", compression="zstd", row_group_size=16_384)
 
 
 @contextmanager

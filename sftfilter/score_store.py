@@ -7,13 +7,17 @@ renamed: a killed job leaves whole files only, and a batch that is scored twice 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sftfilter.artifacts import disk_errors
 from sftfilter.config import stable_hash
+from sftfilter.errors import DataError
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
     import pyarrow as pa
 
@@ -44,22 +48,70 @@ def write_part(folder: Path, table: pa.Table) -> None:
             Path(aside).unlink(missing_ok=True)
 
 
-def read_parts(folder: Path) -> pl.LazyFrame:
-    """Every row scored so far, one for each rollout; one with a score goes before one with an error."""
+def read_scores(folder: Path, ids: pl.LazyFrame) -> pl.DataFrame:
+    """What is kept of some rollouts, in their order.
+
+    Args:
+        folder: the parts of one scorer.
+        ids: columns `row` (a number for each rollout) and `rollout_id`.
+
+    Returns:
+        Columns row, rollout_id, score, error, detail: a row for each rollout that was dealt with. One that has both
+        an error and, from a later try, a score, has its score.
+
+    Raises:
+        DataError: a part that cannot be read, by name.
+    """
     import polars as pl
 
+    with _readable(folder):
+        found = _scan(folder).join(ids, on="rollout_id", how="inner").collect(engine="streaming").sort("row")
+    if found["row"].is_duplicated().any():
+        # Batches that overlap, of a killed run say; the order makes it one table whichever is read first.
+        found = found.sort("row", "score", "error", "detail", nulls_last=True)
+        found = found.unique("row", keep="first", maintain_order=True)
+    return found.select("row", *(pl.col(c) for c in _COLUMNS))
+
+
+def scored_rows(folder: Path, ids: pl.LazyFrame) -> np.ndarray:
+    """Row numbers of the rollouts that have a score. Those with an error are not among them: they are tried again."""
+    import polars as pl
+
+    with _readable(folder):
+        scored = _scan(folder).filter(pl.col("score").is_not_null()).select("rollout_id")
+        return ids.join(scored, on="rollout_id", how="semi").select("row").collect(engine="streaming")["row"].to_numpy()
+
+
+def _scan(folder: Path) -> pl.LazyFrame:
+    import polars as pl
+
+    schema = {"rollout_id": pl.String, "score": pl.Float64, "error": pl.String, "detail": pl.String}
     parts = sorted(folder.glob("*.parquet"))
-    if not parts:
-        schema = {"rollout_id": pl.String, "score": pl.Float64, "error": pl.String, "detail": pl.String}
-        return pl.LazyFrame(schema=schema)
-    frame = pl.scan_parquet(parts, glob=False).select(_COLUMNS)
-    return frame.sort("score", nulls_last=True).unique("rollout_id", keep="first")
+    return pl.scan_parquet(parts, glob=False, schema=schema) if parts else pl.LazyFrame(schema=schema)
 
 
-def scored_ids(folder: Path, wanted: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Those of the wanted rollouts that have a score. Rows with an error are not among them: they are tried again."""
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Name the part that cannot be read."""
     import polars as pl
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    ids = pl.DataFrame({"rollout_id": wanted}).lazy()
-    scored = read_parts(folder).filter(pl.col("score").is_not_null())
-    return ids.join(scored.select("rollout_id"), on="rollout_id", how="semi").collect().to_arrow()["rollout_id"]
+    try:
+        yield
+    except (pl.exceptions.PolarsError, OSError) as problem:
+        for part in sorted(folder.glob("*.parquet")):
+            try:
+                columns = pq.read_table(part).column_names
+            except (pa.ArrowException, OSError) as error:
+                raise _bad_part(part, str(error)) from problem
+            if tuple(columns) != _COLUMNS:
+                raise _bad_part(part, f"its columns are {', '.join(columns)}") from problem
+        raise
+
+
+def _bad_part(part: Path, reason: str) -> DataError:
+    return DataError(
+        f"{part}: not scores that this version wrote ({reason}); delete the file and run again: its rows, and no "
+        "others, are then scored anew"
+    )

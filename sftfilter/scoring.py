@@ -11,16 +11,23 @@ from pydantic import Field
 
 from sftfilter.artifacts import Artifact, Store
 from sftfilter.config import Settings, stable_hash
-from sftfilter.errors import DataError, SftfilterError
-from sftfilter.score_store import part_folder, read_parts, scored_ids, write_part
+from sftfilter.errors import DataError, MachineError, SftfilterError
+from sftfilter.filter_actor import FilterActor, raise_failure
+from sftfilter.row_units import cut, row_count, row_ids
+from sftfilter.score_store import part_folder, read_scores, scored_rows
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-    import ray.data
+    import numpy as np
 
-    from sftfilter.scorers.contract import LoadedScorer, Scored, ScorerSettings
+    from sftfilter.scorers.contract import ScorerSettings
 
 VERSION = 2
+_UNITS_PER_ACTOR = 8
+"""At least as many units of work as this for each actor, where there are rows enough, so that they end together."""
+_BATCHES_PER_UNIT = 8
+"""No more than this is scored again when an actor dies."""
+_DEATHS = 3
+"""A unit whose actor died that often ends the run."""
 
 
 class ScoringPool(Settings):
@@ -34,68 +41,6 @@ class ScoringPool(Settings):
     )
     threads: Annotated[int | None, Field(gt=0, description="torch threads; default: the node's cores")] = None
     batch: Annotated[int | None, Field(gt=0, description="rows handed to an actor at a time")] = None
-
-
-class FilterActor:
-    """Ray Data actor: scores a batch and keeps it. A row that cannot be scored gets an error, never a zero."""
-
-    def __init__(self, scorer: ScorerSettings, prepared: str, parts: str, device: str, threads: int | None) -> None:
-        if scorer.heavy:
-            import os
-
-            import torch
-
-            torch.set_num_threads(threads or os.cpu_count() or 1)
-        self.parts = Path(parts)
-        self.scorer = scorer.load(Path(prepared), device)
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        import pyarrow as pa
-
-        scored = score_rows(self.scorer, batch)
-        table = pa.table({"rollout_id": batch["rollout_id"], **scored})
-        write_part(self.parts, table)
-        return pa.table({"rows": [table.num_rows], "errors": [table.num_rows - table["error"].null_count]})
-
-
-def score_rows(scorer: LoadedScorer, batch: pa.Table) -> dict[str, pa.ChunkedArray]:
-    """Columns score, error and detail. A batch that raises is scored row by row, so that one row costs only itself."""
-    import pyarrow as pa
-
-    try:
-        return _columns(scorer.score(batch), batch.num_rows)
-    except SftfilterError:
-        raise
-    except Exception as problem:
-        if batch.num_rows == 1:
-            reason = f"{type(problem).__name__}: {problem}"[:500]
-            return {
-                "score": pa.chunked_array([pa.array([None], pa.float64())]),
-                "error": pa.chunked_array([pa.array([reason])]),
-                "detail": pa.chunked_array([pa.nulls(1, pa.string())]),
-            }
-        middle = batch.num_rows // 2
-        halves = [score_rows(scorer, batch.slice(0, middle)), score_rows(scorer, batch.slice(middle))]
-        return {name: pa.chunked_array([c for h in halves for c in h[name].chunks]) for name in halves[0]}
-
-
-def _columns(scored: Scored, rows: int) -> dict[str, Any]:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    score = scored.score.cast(pa.float64())
-    if len(score) != rows:
-        raise DataError(f"the scorer gave {len(score)} scores for {rows} rows")
-    finite = pc.fill_null(pc.is_finite(score), False)  # pyright: ignore[reportAttributeAccessIssue]
-    worded = pc.if_else(pc.is_null(score), "no completion to score", "the score is not a finite number")  # pyright: ignore[reportAttributeAccessIssue]
-    error = scored.error if scored.error is not None else pa.nulls(rows, pa.string())
-    error = pc.if_else(finite, pa.scalar(None, pa.string()), pc.coalesce(error, worded))  # pyright: ignore[reportAttributeAccessIssue]
-    score = pc.if_else(finite, score, pa.scalar(None, pa.float64()))  # pyright: ignore[reportAttributeAccessIssue]
-    detail = scored.detail if scored.detail is not None else pa.nulls(rows, pa.string())
-    return {
-        name: column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([column])
-        for name, column in (("score", score), ("error", error), ("detail", detail))
-    }
 
 
 def score_rollouts(
@@ -121,16 +66,19 @@ def score_rollouts(
     if "ratings" in scorer.needs:  # they are no part of a rollout's identity, so they are kept by table
         fingerprint = stable_hash([fingerprint, rollouts.key])
 
+    table = rollouts.path / "rollouts.parquet"
+
     def make(folder: Path) -> dict[str, Any]:
-        import pyarrow.dataset as ds
+        import numpy as np
 
         parts = part_folder(store.root, fingerprint)
-        ids = ds.dataset(rollouts.path / "rollouts.parquet").to_table(["rollout_id"])["rollout_id"]
-        done = scored_ids(parts, ids)
+        wanted = np.ones(row_count(table), bool)
+        wanted[scored_rows(parts, row_ids(table))] = False
+        before = int((~wanted).sum())
         if on_rows:
-            on_rows(len(done))
+            on_rows(before)
         began = time.monotonic()
-        if len(done) < len(ids):
+        if wanted.any():
             prepared = store.build(
                 "scorer",
                 version=scorer.version,
@@ -138,13 +86,12 @@ def score_rollouts(
                 inputs={},
                 make=lambda made: _prepare(scorer, made, pool),
             )
-            for rows in _score(scorer, prepared.path, rollouts, done, parts, pool):
+            for rows in _score(scorer, prepared.path, table, wanted, parts, pool):
                 if on_rows:
                     on_rows(rows)
         seconds = round(time.monotonic() - began, 3)
-        counts = _gather(name, fingerprint, ids, parts, folder)
-        _check_errors(name, counts, parts, error_budget)
-        return counts | {"scored_before": len(done), "seconds": seconds}
+        counts = _gather(name, fingerprint, table, parts, folder, error_budget)
+        return counts | {"scored_before": before, "seconds": seconds}
 
     settings = {"fingerprint": fingerprint, "name": name}
     return store.build("scores", version=VERSION, settings=settings, inputs={"rollouts": rollouts.key}, make=make)
@@ -191,74 +138,86 @@ def _prepare_there(scorer: ScorerSettings, folder: str, device: str, threads: in
 
 
 def _score(
-    scorer: ScorerSettings, prepared: Path, rollouts: Artifact, done: pa.ChunkedArray, parts: Path, pool: ScoringPool
+    scorer: ScorerSettings, prepared: Path, table: Path, wanted: np.ndarray, parts: Path, pool: ScoringPool
 ) -> Iterator[int]:
-    """Score the rows that are not done; yields how many, batch by batch."""
+    """Score the rows that are flagged; yields how many, unit by unit."""
     import ray.data
     import ray.exceptions
 
     gpus, actors = _resources(scorer, pool)
-    columns = ["rollout_id", *scorer.needs]
-    rows = ray.data.read_parquet(str(rollouts.path / "rollouts.parquet")).select_columns(columns)
-    if len(done):
-        rows = _without(rows, done)
-    counted = rows.map_batches(
+    _check_fits(pool, gpus)
+    batch = pool.batch or scorer.batch
+    share = -(-int(wanted.sum()) // (actors * batch * _UNITS_PER_ACTOR))
+    units = cut(table, wanted, batch * min(max(share, 1), _BATCHES_PER_UNIT))
+    settings = {"batch": batch, "device": "cuda" if gpus else "cpu", "threads": pool.threads}
+    counted = ray.data.from_arrow(units).map_batches(
         FilterActor,
-        fn_constructor_args=(scorer, str(prepared), str(parts), "cuda" if gpus else "cpu", pool.threads),
-        batch_size=pool.batch or scorer.batch,
+        fn_constructor_args=(scorer, str(prepared), str(parts)),
+        fn_constructor_kwargs=settings,
+        batch_size=1,
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(min_size=pool.min_actors, max_size=actors),
+        compute=ray.data.ActorPoolStrategy(
+            min_size=pool.min_actors, max_size=actors, initial_size=max(pool.min_actors, min(actors, len(units)))
+        ),
         num_cpus=pool.cpus_per_actor,
         num_gpus=gpus,
+        ray_remote_args_fn=lambda: {"max_task_retries": _DEATHS},
     )
     try:
-        for batch in counted.iter_batches(batch_size=None, batch_format="numpy"):
-            yield int(sum(batch["rows"]))
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, SftfilterError):
-            raise error.cause from None
-        raise
+        for done in counted.iter_batches(batch_size=None, batch_format="pyarrow"):
+            raise_failure(done)
+            yield sum(done.column("rows").to_pylist())
+    except ray.exceptions.RayActorError as error:
+        raise MachineError(
+            f"the actors of scorer {type(scorer).__name__} keep dying (out of memory, most likely): lower "
+            f"`scoring_pool.max_actors` or `scoring_pool.batch`, then run again; what is scored is kept\n{error}"
+        ) from error
 
 
-def _without(rows: ray.data.Dataset, done: pa.ChunkedArray) -> ray.data.Dataset:
+def _check_fits(pool: ScoringPool, gpus: float) -> None:
+    """Refuse a pool that Ray would wait for without end."""
     import ray
+    from ray._private.state import state
 
-    known = ray.put(done.combine_chunks())
+    need = {"CPU": pool.cpus_per_actor, "GPU": gpus}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if any(all(node.get(k, 0) >= v for k, v in need.items()) for node in nodes):
+        return
+    later = state.get_max_resources_from_cluster_config() or {}  # what an autoscaler may add
+    if all(later.get(k, 0) >= v for k, v in need.items()):
+        return
+    have = {k: max((node.get(k, 0) for node in nodes), default=0) for k in need}
+    raise MachineError(
+        f"scoring_pool: an actor needs {need['CPU']:g} CPUs and {need['GPU']:g} GPUs, the largest node has "
+        f"{have['CPU']:g} and {have['GPU']:g}: lower `cpus_per_actor` or `gpus_per_actor`, or use a larger cluster"
+    )
 
-    def open_rows(batch: pa.Table) -> pa.Table:
-        import pyarrow.compute as pc
 
-        return batch.filter(pc.invert(pc.is_in(batch["rollout_id"], ray.get(known))))  # pyright: ignore[reportAttributeAccessIssue]
-
-    return rows.map_batches(open_rows, batch_format="pyarrow", batch_size=None, num_cpus=0.25)
-
-
-def _gather(name: str, fingerprint: str, ids: pa.ChunkedArray, parts: Path, folder: Path) -> dict[str, int]:
+def _gather(name: str, fingerprint: str, table: Path, parts: Path, folder: Path, budget: float) -> dict[str, int]:
     """Write the table `scores`: the parts' rows, in the order of the rollouts."""
+    import numpy as np
     import polars as pl
 
-    wanted = pl.DataFrame({"rollout_id": ids})
-    found = wanted.lazy().join(read_parts(parts), on="rollout_id", how="left", maintain_order="left").collect()
-    lost = found.filter(pl.col("score").is_null() & pl.col("error").is_null())["rollout_id"]
-    if len(lost) or len(found) != len(wanted):
+    rows = row_count(table)
+    found = read_scores(parts, row_ids(table))
+    lost = np.ones(rows, bool)
+    lost[found["row"].to_numpy()] = False
+    if lost.any():
+        some = row_ids(table).filter(pl.col("row").is_in(np.flatnonzero(lost)[:5])).collect()["rollout_id"]
         raise DataError(
-            f"scorer {name}: {len(wanted)} rollouts went in and {len(found) - len(lost)} scores came out; "
-            f"without one: {', '.join(lost[:5].to_list()) or 'none, but ids are doubled'}"
+            f"scorer {name}: {rows} rollouts went in and {len(found)} scores came out; without one: {', '.join(some)}"
         )
     constant = [pl.lit(name).alias("scorer"), pl.lit(fingerprint).alias("fingerprint")]
     ordered = found.with_columns(constant).select("rollout_id", "scorer", "score", "error", "detail", "fingerprint")
     ordered.write_parquet(folder / "scores.parquet", compression="zstd", compression_level=1)
-    return {"rows": len(wanted), "errors": int(found["score"].null_count())}
-
-
-def _check_errors(name: str, counts: dict[str, int], parts: Path, budget: float) -> None:
-    if counts["errors"] <= budget * counts["rows"]:
-        return
-    import polars as pl
-
-    failed = read_parts(parts).filter(pl.col("error").is_not_null()).head(5).collect()
-    named = "\n".join(f"  rollout {r['rollout_id']}: {r['error']}" for r in failed.to_dicts())
-    raise DataError(
-        f"scorer {name}: {counts['errors']} of {counts['rows']} rows have no score, more than error_budget {budget:g} "
-        f"allows:\n{named}\nThe others are kept; mend the cause and run again, or raise `error_budget`."
-    )
+    errors = found["score"].null_count()
+    if errors > budget * rows:
+        named = "\n".join(
+            f"  rollout {r['rollout_id']}: {r['error']}"
+            for r in found.filter(pl.col("score").is_null()).head(5).to_dicts()
+        )
+        raise DataError(
+            f"scorer {name}: {errors} of {rows} rows have no score, more than error_budget {budget:g} allows:\n"
+            f"{named}\nThe others are kept; mend the cause and run again, or raise `error_budget`."
+        )
+    return {"rows": rows, "errors": errors}

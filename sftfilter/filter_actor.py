@@ -1,0 +1,112 @@
+"""The Ray Data actor that scores: it reads its rows, scores them batch by batch and keeps each batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sftfilter import errors
+from sftfilter.errors import DataError, SftfilterError
+from sftfilter.row_units import read_unit
+from sftfilter.score_store import write_part
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from sftfilter.scorers.contract import LoadedScorer, Scored, ScorerSettings
+
+
+class FilterActor:
+    """Scores units of work (see `row_units`). A row that cannot be scored gets an error, never a zero.
+
+    An error of ours travels as a value: Ray would wrap one that is raised, and start an actor anew whose start failed.
+    """
+
+    def __init__(
+        self, scorer: ScorerSettings, prepared: str, parts: str, *, batch: int, device: str, threads: int | None
+    ) -> None:
+        self.parts = Path(parts)
+        self.batch = batch
+        self.columns = ["rollout_id", *scorer.needs]
+        self.failure: SftfilterError | None = None
+        if scorer.heavy:
+            import os
+
+            import torch
+
+            torch.set_num_threads(threads or os.cpu_count() or 1)
+        try:
+            self.scorer = scorer.load(Path(prepared), device)
+        except SftfilterError as error:
+            self.failure = error
+
+    def __call__(self, unit: pa.Table) -> pa.Table:
+        """Rows dealt with, and the error that stopped the work if one did."""
+        import pyarrow as pa
+
+        rows = 0
+        try:
+            if self.failure:
+                raise self.failure
+            table = read_unit(unit, self.columns)
+            for first in range(0, table.num_rows, self.batch):
+                rows += self._keep(table.slice(first, self.batch))
+        except SftfilterError as error:
+            self.failure = error  # what is still queued for this actor would fail alike
+        failure = [type(self.failure).__name__, str(self.failure)] if self.failure else [None, None]
+        return pa.table(
+            {"rows": [rows], "failure": pa.array(failure[:1], pa.string()), "why": pa.array(failure[1:], pa.string())}
+        )
+
+    def _keep(self, batch: pa.Table) -> int:
+        import pyarrow as pa
+
+        write_part(self.parts, pa.table({"rollout_id": batch["rollout_id"], **score_rows(self.scorer, batch)}))
+        return batch.num_rows
+
+
+def raise_failure(done: pa.Table) -> None:
+    """Raise, with its own class, the error that an actor reported."""
+    for name, why in zip(done["failure"].to_pylist(), done["why"].to_pylist(), strict=True):
+        if name:
+            raise getattr(errors, name, SftfilterError)(why)
+
+
+def score_rows(scorer: LoadedScorer, batch: pa.Table) -> dict[str, pa.ChunkedArray]:
+    """Columns score, error and detail. A batch that raises is scored in halves, so that one row costs only itself."""
+    import pyarrow as pa
+
+    try:
+        return _columns(scorer.score(batch), batch.num_rows)
+    except SftfilterError:
+        raise
+    except Exception as problem:
+        if batch.num_rows == 1:
+            reason = f"{type(problem).__name__}: {problem}"[:500]
+            return {
+                "score": pa.chunked_array([pa.array([None], pa.float64())]),
+                "error": pa.chunked_array([pa.array([reason])]),
+                "detail": pa.chunked_array([pa.nulls(1, pa.string())]),
+            }
+        middle = batch.num_rows // 2
+        halves = [score_rows(scorer, batch.slice(0, middle)), score_rows(scorer, batch.slice(middle))]
+        return {name: pa.chunked_array([c for h in halves for c in h[name].chunks]) for name in halves[0]}
+
+
+def _columns(scored: Scored, rows: int) -> dict[str, Any]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    score = scored.score.cast(pa.float64())
+    if len(score) != rows:
+        raise DataError(f"the scorer gave {len(score)} scores for {rows} rows")
+    finite = pc.fill_null(pc.is_finite(score), False)  # pyright: ignore[reportAttributeAccessIssue]
+    worded = pc.if_else(pc.is_null(score), "no completion to score", "the score is not a finite number")  # pyright: ignore[reportAttributeAccessIssue]
+    error = scored.error if scored.error is not None else pa.nulls(rows, pa.string())
+    error = pc.if_else(finite, pa.scalar(None, pa.string()), pc.coalesce(error, worded))  # pyright: ignore[reportAttributeAccessIssue]
+    score = pc.if_else(finite, score, pa.scalar(None, pa.float64()))  # pyright: ignore[reportAttributeAccessIssue]
+    detail = scored.detail if scored.detail is not None else pa.nulls(rows, pa.string())
+    return {
+        name: column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([column])
+        for name, column in (("score", score), ("error", error), ("detail", detail))
+    }
