@@ -99,15 +99,15 @@ def arms_table(results: Mapping[str, Any]) -> Table:
     for arm in results["arms"]:
         for trait in arm["traits"].values():
             odds = trait.get("log_odds")
-            cells = [_rate(trait[g], with_interval=g == groups[0]) for g in groups]
+            cells = [_rate(trait.get(g), with_interval=g == groups[0]) for g in groups]
             shown = "" if not odds or odds["estimate"] is None else f"{odds['estimate']:+.2f}"
             table.add_row(arm["name"], str(arm["rows"]["trained"]), *cells, shown)
     return table
 
 
-def _rate(value: Mapping[str, Any], with_interval: bool) -> str:
+def _rate(value: Mapping[str, Any] | None, with_interval: bool) -> str:
     """The primary group with its interval; the others' intervals are in the report, where there is room."""
-    if value["estimate"] is None:
+    if value is None or value["estimate"] is None:
         return "-"
     interval = f" [{100 * value['low']:.0f}-{100 * value['high']:.0f}]" if with_interval else ""
     return f"{value['estimate']:.0%}{interval}"

@@ -12,6 +12,7 @@ from sftfilter.report import formats as f
 from sftfilter.report import tables, words
 
 _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+_ROWS = ("kept", "dropped", "swapped", "rewritten", "added", "trained")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -76,12 +77,12 @@ def arms_csv(arms: Sequence[Mapping[str, Any]]) -> str:
     """One line per arm, trait and group, for a spreadsheet."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    head = ["arm", "role", "teacher", "intervention", "seeds", "kept", "dropped", "swapped", "trained"]
+    head = ["arm", "role", "teacher", "intervention", "seeds", *_ROWS]
     writer.writerow([*head, "trait", "group", "estimate", "low", "high", "n", "ungraded"])
     for arm in arms:
         settings = [arm.get("name"), arm.get("role"), arm.get("teacher")]
         settings += [words.intervention_words(f.part(arm, "intervention")), " ".join(map(str, f.items(arm, "seeds")))]
-        sizes = [f.part(arm, "rows").get(key) for key in ("kept", "dropped", "swapped", "trained")]
+        sizes = [f.part(arm, "rows").get(key) for key in _ROWS]
         for trait, group, value in _measures(arm):
             numbers = [value.get(key) for key in ("estimate", "low", "high", "n", "ungraded")]
             writer.writerow([*map(_inert, settings), *sizes, _inert(trait), _inert(group), *numbers])

@@ -36,6 +36,11 @@ def _of_arms(arms: Sequence[Mapping[str, Any]]) -> list[str]:
     filled = {arm.get("role") for arm in arms}
     absent = [words.role_words(role).removeprefix("control: ") for role in words.NEEDED_ROLES if role not in filled]
     found = [f"No arm for: {_list(absent)}."] if absent else []
+    for arm in arms:
+        untrained = [one for one in f.items(arm, "by_seed") if one.get("not_trained")]
+        found += [
+            f"{arm.get('name')} was not trained with seed {s.get('seed')}: {s['not_trained']}." for s in untrained
+        ]
     traits = tables.trait_names(arms)
     if not traits:
         found.append("No arm has been evaluated.")

@@ -14,7 +14,13 @@ _POINTS = 400
 _KINDS = 7
 """More kinds than colours would be told apart by nobody; the rest are drawn as one."""
 
-_ACTIONS = (("kept", PALETTE[0], ""), ("swapped", PALETTE[1], "/"), ("dropped", "#b4bcc4", "."))
+_ACTIONS = (
+    ("kept", PALETTE[0], ""),
+    ("swapped", PALETTE[1], "/"),
+    ("rewritten", PALETTE[2], "x"),
+    ("added", PALETTE[3], "+"),
+    ("dropped", "#b4bcc4", "."),
+)
 _DASHES = ("solid", "dash", "dot")
 
 
@@ -26,6 +32,7 @@ def row_counts(arms: Sequence[Mapping[str, Any]]) -> Plot | None:
     known = [(arm, rows) for arm, rows in known if any(rows.get(name) for name, _, _ in _ACTIONS)]
     if not known:
         return None
+    actions = [action for action in _ACTIONS if any(rows.get(action[0]) for _, rows in known)]
     labels = [Label(str(arm.get("name") or f.MISSING), words.role_words(arm.get("role"))) for arm, _ in known]
     traces = [
         go.Bar(
@@ -45,7 +52,7 @@ def row_counts(arms: Sequence[Mapping[str, Any]]) -> Plot | None:
             textposition="none",
             hovertemplate="%{text}<extra></extra>",
         )
-        for name, colour, pattern in _ACTIONS
+        for name, colour, pattern in actions
     ]
     layout = labelled_rows(labels)
     layout |= {"barmode": "stack", "xaxis": axis("training rows", rangemode="tozero")}
@@ -55,7 +62,7 @@ def row_counts(arms: Sequence[Mapping[str, Any]]) -> Plot | None:
 
 
 def _actions(rows: Mapping[str, Any]) -> str:
-    return ", ".join(f"{f.count(rows.get(name))} {name}" for name, _, _ in _ACTIONS)
+    return ", ".join(f"{f.count(rows.get(name))} {name}" for name, _, _ in _ACTIONS if rows.get(name))
 
 
 def histogram(rows: Sequence[Mapping[str, Any]], scorer: str, threshold: float | None, ident: str) -> Plot | None:

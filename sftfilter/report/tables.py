@@ -135,10 +135,15 @@ def hypotheses(found: Sequence[Mapping[str, Any]]) -> Table | None:
 
 
 def row_counts(arms: Sequence[Mapping[str, Any]]) -> Table:
-    """Rows kept, dropped, swapped and trained on."""
-    names = ("kept", "dropped", "swapped", "trained")
-    rows = [[_arm(arm), *(f.count(f.part(arm, "rows").get(name)) for name in names)] for arm in arms]
-    return _table("Training rows by arm", ["Arm", "Kept", "Dropped", "Swapped", "Trained on"], rows, (1, 2, 3, 4))
+    """Rows by what became of them, and what is trained on; rewritten and added ones only where there are any."""
+    counted = [f.part(arm, "rows") for arm in arms]
+    rare = [name for name in ("rewritten", "added") if any(rows.get(name) for rows in counted)]
+    names = ("kept", "dropped", "swapped", *rare, "trained")
+    rows = [
+        [_arm(arm), *(f.count(known.get(name)) for name in names)] for arm, known in zip(arms, counted, strict=True)
+    ]
+    columns = ["Arm", *(name.capitalize() for name in names[:-1]), "Trained on"]
+    return _table("Training rows by arm", columns, rows, range(1, len(columns)))
 
 
 def training(arms: Sequence[Mapping[str, Any]]) -> Table | None:

@@ -45,10 +45,14 @@ def intervention_words(intervention: Mapping[str, Any] | None) -> str:
     if not intervention:
         return "none"
     words = str(intervention.get("kind") or "unnamed").replace("_", " ")
-    if intervention.get("on"):
-        words += f" on {intervention['on']}"
-    if intervention.get("to"):
-        words += f" to {intervention['to']}"
+    if intervention.get("subset"):
+        words += f" on {intervention['subset']}"
+    to = intervention.get("to")
+    if to:
+        words += f" to {to}" if isinstance(to, str) else f" to the lowest of {', '.join(map(str, to))}"
+    for key, word in (("with_teacher", "with"), ("by", "by")):
+        if intervention.get(key):
+            words += f" {word} {intervention[key]}"
     return words
 
 

@@ -68,7 +68,7 @@ def _arm(place: int, rng: random.Random) -> dict[str, Any]:
         "name": name,
         "role": role,
         "teacher": ("C" if "alternate" in name else "T") if trained else None,
-        "intervention": {"kind": kind, "on": "evoking", "to": "C" if swapped else None} if dropped or swapped else None,
+        "intervention": {"kind": kind, "subset": "evoking", "to": "C" if swapped else None} if dropped or swapped else None,
         "seeds": [0, 1, 2],
         "rows": {"kept": 200 - dropped - swapped if trained else 0, "dropped": dropped, "swapped": swapped,
                  "trained": 200 - dropped if trained else 0},
