@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.console import Stages
-from jobs.kinds.experiment import Experiment
 from jobs.kinds.score import RolloutJob
+from jobs.kinds.study import Study
 from jobs.score_tables import cost_table, scores_table
 from jobs.tutoring import load_base, make_rollouts, tune_teachers
 from sftfilter.artifacts import Artifact, Store, disk_errors
@@ -39,7 +39,7 @@ class Scored:
     table: Path
 
 
-def run_score(spec: RolloutJob | Experiment, root: Path, stages: Stages, command: str) -> Mapping[str, Any]:
+def run_score(spec: RolloutJob | Study, root: Path, stages: Stages, command: str) -> Mapping[str, Any]:
     """Read every teacher's rollouts, score them with every scorer, print and write down what came of it."""
     scored = score_everything(spec, root, stages)
     record = job_record(spec, scored, stages, command)
@@ -50,10 +50,10 @@ def run_score(spec: RolloutJob | Experiment, root: Path, stages: Stages, command
     return record
 
 
-def score_everything(spec: RolloutJob | Experiment, root: Path, stages: Stages) -> Scored:
+def score_everything(spec: RolloutJob | Study, root: Path, stages: Stages) -> Scored:
     """Rollouts, scores and the joined table; whatever is stored already is neither made nor scored again."""
     store = Store(root / "artifacts")
-    if isinstance(spec, Experiment):
+    if isinstance(spec, Study):
         rollouts = _made_rollouts(spec, root, store, stages)
     else:
         rollouts = _read_rollouts(spec, store, stages)
@@ -75,8 +75,8 @@ def _read_rollouts(spec: RolloutJob, store: Store, stages: Stages) -> dict[str, 
         }
 
 
-def _made_rollouts(spec: Experiment, root: Path, store: Store, stages: Stages) -> dict[str, Artifact]:
-    """As the experiment itself gets them: the same artifacts, so that nothing is tuned or sampled twice."""
+def _made_rollouts(spec: Study, root: Path, store: Store, stages: Stages) -> dict[str, Artifact]:
+    """As the study itself gets them: the same artifacts, so that nothing is tuned or sampled twice."""
     from jobs.experiment import read_prompts
 
     base = load_base(spec)
@@ -89,7 +89,7 @@ def _made_rollouts(spec: Experiment, root: Path, store: Store, stages: Stages) -
 
 
 def _score(
-    spec: RolloutJob | Experiment, rollouts: Mapping[str, Artifact], store: Store, stages: Stages
+    spec: RolloutJob | Study, rollouts: Mapping[str, Artifact], store: Store, stages: Stages
 ) -> dict[tuple[str, str], Artifact]:
     made: dict[tuple[str, str], Artifact] = {}
     for teacher, rows in rollouts.items():
@@ -108,7 +108,7 @@ def _score(
     return made
 
 
-def job_record(spec: RolloutJob | Experiment, scored: Scored, stages: Stages, command: str) -> dict[str, Any]:
+def job_record(spec: RolloutJob | Study, scored: Scored, stages: Stages, command: str) -> dict[str, Any]:
     """What a job on scores writes as JSON: counts that add up, distributions, cost, and what it takes to repeat it."""
     dumped = spec.model_dump(mode="json")
     return {

@@ -22,7 +22,7 @@ def agreement(rows: pl.DataFrame, columns: Sequence[str]) -> dict[str, Any]:
 
     Returns:
         columns; rank_correlation: Spearman's rho, None where one of them is constant; top_decile: the share of the
-        first's highest tenth that lies in the second's too (chance is 0.1; equal scores are ordered by rollout id);
+        first's highest tenth that lies in the second's too (chance is 0.1, also where scores tie);
         rows: how many have both.
     """
     rho: Matrix = [[None] * len(columns) for _ in columns]
@@ -40,14 +40,23 @@ def agreement(rows: pl.DataFrame, columns: Sequence[str]) -> dict[str, Any]:
 def _pair(rows: pl.DataFrame, first: str, second: str) -> tuple[int, float | None, float | None]:
     import polars as pl
 
-    pair = rows.select("rollout_id", pl.col(first).alias("a"), pl.col(second).alias("b")).drop_nulls()
+    pair = rows.select(pl.col(first).alias("a"), pl.col(second).alias("b")).drop_nulls()
     if pair.height < 2:
         return pair.height, None, None
     rho = pair.select(pl.corr("a", "b", method="spearman")).item()
-    tenth = max(1, pair.height // 10)
-    highest = [pair.sort(c, "rollout_id", descending=[True, False])["rollout_id"].head(tenth) for c in ("a", "b")]
-    shared = highest[0].is_in(highest[1].implode()).sum()
-    return pair.height, rho if rho is not None and math.isfinite(rho) else None, shared / tenth
+    inside = [_top_tenth(pair[column].to_numpy()) for column in ("a", "b")]
+    shared = float((inside[0] * inside[1]).sum() / inside[0].sum())
+    return pair.height, rho if rho is not None and math.isfinite(rho) else None, shared
+
+
+def _top_tenth(scores: np.ndarray) -> np.ndarray:
+    """How much of each row is in the highest tenth: rows that tie at the cut share the places that are left there."""
+    import numpy as np
+
+    places = max(1, len(scores) // 10)
+    cut = np.partition(scores, len(scores) - places)[len(scores) - places]
+    above, tied = scores > cut, scores == cut
+    return above + tied * ((places - above.sum()) / tied.sum())
 
 
 def kappas(masks: Mapping[str, np.ndarray]) -> dict[str, Any]:

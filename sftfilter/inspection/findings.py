@@ -41,7 +41,7 @@ def find(table: Path, rollouts: Mapping[str, Path], scorers: Sequence[str], rows
     return {
         "scores": summarise(table, dict.fromkeys(scorers)),
         "prompts": _prompts(rows, len(rollouts)),
-        "histograms": {name: histogram(rows, name, by) for name in scorers},
+        "histograms": {name: histogram(rows, name, by, list(rollouts)) for name in scorers},
         "agreement": agreements,
         "strata": parts,
         "rows": sampled_rows(table, rollouts, shown, scorers),

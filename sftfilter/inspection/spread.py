@@ -30,11 +30,15 @@ def groupings(rows: pl.LazyFrame) -> list[str]:
     return ["teacher", *(["source"] if sources > teachers else []), *(["kind"] if kinds > 1 else [])]
 
 
-def histogram(rows: pl.LazyFrame, scorer: str, by: Sequence[str]) -> dict[str, Any] | None:
+def histogram(rows: pl.LazyFrame, scorer: str, by: Sequence[str], first: Sequence[str] = ()) -> dict[str, Any] | None:
     """Counts in common bins, by group; None where no row has a score.
 
     Few distinct scores get a bin each. Otherwise the bins are equally wide; the outermost 0.2 % at either end are
     counted in the first and last bin, so that one outlier does not squeeze everything else into one bar.
+
+    Args:
+        by: columns to count by.
+        first: groups that are shown whatever their size, and in this order; the others follow by size.
 
     Returns:
         bins: [{low, high}], beyond: rows outside of the bins, by: {column: {group: [rows per bin]}}.
@@ -65,17 +69,24 @@ def histogram(rows: pl.LazyFrame, scorer: str, by: Sequence[str]) -> dict[str, A
         edges = [{"low": low + width * n, "high": low + width * (n + 1)} for n in range(BINS)]
     placed = scored.with_columns(place.alias("bin"))
     beyond = scored.filter((pl.col("score") < low) | (pl.col("score") > high)).select(pl.len()).collect().item()
-    return {"bins": edges, "beyond": beyond, "by": {column: _counted(placed, column, len(edges)) for column in by}}
+    return {
+        "bins": edges,
+        "beyond": beyond,
+        "by": {column: _counted(placed, column, len(edges), first) for column in by},
+    }
 
 
-def _counted(placed: pl.LazyFrame, column: str, bins: int) -> dict[str, list[int]]:
+def _counted(placed: pl.LazyFrame, column: str, bins: int, first: Sequence[str]) -> dict[str, list[int]]:
     import polars as pl
 
     group = pl.col(column).fill_null("none").cast(pl.String)
     counts = placed.group_by(group.alias("group"), "bin").agg(pl.len()).collect()
     sizes = counts.group_by("group").agg(pl.col("len").sum()).sort("len", "group", descending=[True, False])
-    named = sizes["group"].to_list()
-    shown = named if len(named) <= _GROUPS + 1 else named[:_GROUPS]
+    by_size = sizes["group"].to_list()
+    ahead = [name for name in first if name in by_size]
+    named = [*ahead, *(name for name in by_size if name not in ahead)]
+    most = max(_GROUPS, len(ahead))
+    shown = named if len(named) <= most + 1 else named[:most]
     found = {name: [0] * bins for name in ([*shown, OTHER] if len(shown) < len(named) else shown)}
     for name, place, rows in counts.iter_rows():
         found[name if name in found else OTHER][place] += rows

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sftfilter.report import dots, embedded, gaps, plots, tables, words
 from sftfilter.report import formats as f
+from sftfilter.report.figures import Plot
+from sftfilter.report.shell import write_page
 
 __all__ = ["write_report"]
-
-_HERE = Path(__file__).parent
 
 
 def write_report(
@@ -26,34 +24,36 @@ def write_report(
         rows: training prompts with both teachers' answers, grades, scores and the decision in each arm.
         heldout: held-out prompts with each student's answer and grade.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    view = _view(f.clean(results or {}), f.clean(list(rows or [])), f.clean(list(heldout or [])))
-    # Every value is escaped, whatever the template's file name ends in.
-    environment = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    shown = f.clean(results or {}), f.clean(list(rows or [])), f.clean(list(heldout or []))
+    sections = _sections(shown[0], shown[1])
+    return write_page(
+        Path(folder) / "index.html",
+        "page.html.j2",
+        "page.js.j2",
+        _view(*shown, sections),
+        _data(*shown),
+        _plots(sections),
     )
-    page = environment.get_template("page.html.j2").render(view)
-    target = Path(folder) / "index.html"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Models can emit half a surrogate pair, which UTF-8 cannot hold.
-    target.write_bytes(page.encode("utf-8", "replace"))
-    return target
 
 
-def _view(results: dict[str, Any], rows: list[dict[str, Any]], heldout: list[dict[str, Any]]) -> dict[str, Any]:
-    arms, verdict = f.items(results, "arms"), f.part(results, "verdict")
-    sections = {
+def _sections(results: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    arms = f.items(results, "arms")
+    return {
         "traits": _traits(arms),
         "forest": dots.forest(f.part(results, "estimands")),
         "rows_plot": plots.row_counts(arms),
         "losses": plots.losses(arms),
         "scorers": _scorers(results, rows),
     }
+
+
+def _view(
+    results: dict[str, Any], rows: list[dict[str, Any]], heldout: list[dict[str, Any]], sections: dict[str, Any]
+) -> dict[str, Any]:
+    arms, verdict = f.items(results, "arms"), f.part(results, "verdict")
     return {
         **sections,
         **_tables(results, arms),
-        **_scripts(sections, arms, rows, heldout),
         "results": {key: results.get(key) for key in ("name", "created", "spec_hash", "command")},
         "created": f.moment(results.get("created")),
         "verdict": {key: verdict.get(key) for key in ("label", "summary", "reasons", "next")},
@@ -63,7 +63,6 @@ def _view(results: dict[str, Any], rows: list[dict[str, Any]], heldout: list[dic
         "headline_of": _headline_of(arms),
         "missing": gaps.missing(results, rows, heldout),
         "sizes": {"rows": len(rows), "heldout": len(heldout), "arms": len(arms)},
-        "css": (_HERE / "page.css.j2").read_text(encoding="utf-8"),
     }
 
 
@@ -136,34 +135,18 @@ def _spec_text(spec: Any) -> str:
     return yaml.safe_dump(spec, sort_keys=False, allow_unicode=True, width=100) if spec else ""
 
 
-def _scripts(
-    sections: Mapping[str, Any], arms: list[dict[str, Any]], rows: list[dict[str, Any]], heldout: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """Scripts, their data, and the policy under which a browser runs these scripts and loads nothing at all."""
-    from markupsafe import Markup
-    from plotly.offline import get_plotlyjs
-
+def _plots(sections: Mapping[str, Any]) -> list[Plot | None]:
     drawn = [sections["forest"], sections["rows_plot"], sections["losses"]]
     drawn += [trait[key] for trait in sections["traits"] for key in ("plot", "odds_plot")]
-    drawn += [scorer["plot"] for scorer in sections["scorers"]]
-    data = {
-        "figures": {plot.ident: plot.figure for plot in drawn if plot},
+    return drawn + [scorer["plot"] for scorer in sections["scorers"]]
+
+
+def _data(results: dict[str, Any], rows: list[dict[str, Any]], heldout: list[dict[str, Any]]) -> dict[str, Any]:
+    arms = f.items(results, "arms")
+    return {
         "rows": embedded.training_rows(rows),
         "heldout": embedded.heldout_rows(heldout),
         "armNames": [arm.get("name") for arm in arms],
         "shownFirst": embedded.shown_first(arms, heldout),
         "armsCsv": embedded.arms_csv(arms),
     }
-    script = (_HERE / "page.js.j2").read_text(encoding="utf-8")
-    plotly = get_plotlyjs() if data["figures"] else ""
-    return {
-        "data": Markup(embedded.script_json(data)),  # noqa: S704 - script_json leaves no character that HTML reads
-        "script": Markup(script),  # noqa: S704 - our own file
-        "plotly": Markup(plotly),  # noqa: S704 - the installed package's own file
-        "policy": f"default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; "
-        f"script-src {_allowed(script)} {_allowed(plotly)}",
-    }
-
-
-def _allowed(script: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
