@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.browser import BROWSER, Browser
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Ray reads these once, when it is first imported.
 os.environ["RAY_AUTH_MODE"] = "token"
@@ -97,3 +99,13 @@ def tiny_spec(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A real Chromium, one for all tests."""
+    if BROWSER is None:
+        pytest.skip("no chromium binary on this machine (Debian: apt-get install chromium)")
+    found = Browser(tmp_path_factory.mktemp("profile"))
+    yield found
+    found.close()

@@ -36,13 +36,14 @@ class Table:
     whole: frozenset[int] = field(default_factory=frozenset)
 
 
-def _table(
+def table_of(
     caption: str,
     columns: Sequence[str],
     rows: Sequence[Sequence[Any]],
     numeric: Sequence[int] = (),
     whole: Sequence[int] = (),
 ) -> Table:
+    """A table of plain values; None and empty texts become a dash."""
     cells = [[cell if isinstance(cell, Cell) else Cell(_plain(cell)) for cell in row] for row in rows]
     return Table(caption, columns, cells, frozenset(numeric), frozenset([*numeric, *whole]))
 
@@ -84,7 +85,7 @@ def rates(arms: Sequence[Mapping[str, Any]], trait: str) -> Table:
         for arm in arms
     ]
     columns = ["Arm", *(f"{group.capitalize()} prompts" for group in groups), "Teacher", "Intervention", "Seeds"]
-    return _table(
+    return table_of(
         f"Rate of {trait} by arm: share of answers, 95 % interval", columns, rows, whole=range(1, len(groups) + 1)
     )
 
@@ -95,7 +96,7 @@ def log_odds(arms: Sequence[Mapping[str, Any]], trait: str) -> Table | None:
     if all(value.get("estimate") is None for _, value in found):
         return None
     rows = [[_arm(arm), f.mean_text(value)] for arm, value in found]
-    return _table(f"Log-odds of {trait} by arm: mean, 95 % interval", ["Arm", "Log-odds"], rows)
+    return table_of(f"Log-odds of {trait} by arm: mean, 95 % interval", ["Arm", "Log-odds"], rows)
 
 
 def estimands(found: Mapping[str, Any]) -> Table | None:
@@ -107,7 +108,7 @@ def estimands(found: Mapping[str, Any]) -> Table | None:
         if one:
             rows.append([Cell(name, note=str(one.get("meaning") or "")), f.interval_text(one), *sizes])
     columns = ["Estimand", "Estimate, 95 % interval", "Prompts", "Seeds"]
-    return _table("Every estimand with its interval and meaning", columns, rows, (2, 3), (1,)) if rows else None
+    return table_of("Every estimand with its interval and meaning", columns, rows, (2, 3), (1,)) if rows else None
 
 
 def gates(found: Sequence[Mapping[str, Any]]) -> Table | None:
@@ -117,7 +118,7 @@ def gates(found: Sequence[Mapping[str, Any]]) -> Table | None:
         text, style = words.outcome_words(gate.get("passed"))
         name = Cell(_plain(gate.get("name")), note=str(gate.get("rule") or ""))
         rows.append([name, Cell(text, style), f.interval_text(gate)])
-    return _table("Each gate with what was found", ["Gate", "Outcome", "Found"], rows, whole=(2,)) if rows else None
+    return table_of("Each gate with what was found", ["Gate", "Outcome", "Found"], rows, whole=(2,)) if rows else None
 
 
 def hypotheses(found: Sequence[Mapping[str, Any]]) -> Table | None:
@@ -128,7 +129,7 @@ def hypotheses(found: Sequence[Mapping[str, Any]]) -> Table | None:
         name = f"{_plain(one.get('id'))}. {_plain(one.get('name'))}"
         rows.append([name, Cell(text, style, note=str(one.get("evidence") or ""))])
     return (
-        _table("Status of each hypothesis and its evidence", ["Hypothesis", "Status and evidence"], rows)
+        table_of("Status of each hypothesis and its evidence", ["Hypothesis", "Status and evidence"], rows)
         if rows
         else None
     )
@@ -143,7 +144,7 @@ def row_counts(arms: Sequence[Mapping[str, Any]]) -> Table:
         [_arm(arm), *(f.count(known.get(name)) for name in names)] for arm, known in zip(arms, counted, strict=True)
     ]
     columns = ["Arm", *(name.capitalize() for name in names[:-1]), "Trained on"]
-    return _table("Training rows by arm", columns, rows, range(1, len(columns)))
+    return table_of("Training rows by arm", columns, rows, range(1, len(columns)))
 
 
 def training(arms: Sequence[Mapping[str, Any]]) -> Table | None:
@@ -155,7 +156,7 @@ def training(arms: Sequence[Mapping[str, Any]]) -> Table | None:
             losses = [f.number(run.get(key), 3) for key in ("first_loss", "last_loss")]
             rows.append([_arm(arm), f.count(run.get("steps")), f.duration(run.get("seconds")), *losses])
     columns = ["Arm", "Steps", "Time", "First loss", "Last loss"]
-    return _table("Training by arm", columns, rows, (1, 2, 3, 4)) if rows else None
+    return table_of("Training by arm", columns, rows, (1, 2, 3, 4)) if rows else None
 
 
 def scorers(found: Mapping[str, Any]) -> Table | None:
@@ -167,7 +168,7 @@ def scorers(found: Mapping[str, Any]) -> Table | None:
         sizes = [f.count(one.get(key)) for key in ("flagged", "n", "errors")]
         rows.append([name, f.short_number(one.get("threshold")), *quality, *sizes])
     columns = ["Scorer", "Threshold", "Recall", "Precision", "Flagged", "Rows", "Errors"]
-    return _table("Scorers against the grader", columns, rows, (1, 4, 5, 6), (2, 3)) if rows else None
+    return table_of("Scorers against the grader", columns, rows, (1, 4, 5, 6), (2, 3)) if rows else None
 
 
 def scores_by_kind(rows: Sequence[Mapping[str, Any]], scorer: str, threshold: float | None) -> Table:
@@ -184,7 +185,7 @@ def scores_by_kind(rows: Sequence[Mapping[str, Any]], scorer: str, threshold: fl
             above = f.percent(sum(value >= threshold for value in scored) / len(scored))
         lines.append([kind, f.count(len(scored)), f.count(len(values) - len(scored)), middle, above])
     columns = ["Kind", "Scored", "Not scored", "Median", "At or above threshold"]
-    return _table(f"Scores of {scorer} by kind of prompt", columns, lines, (1, 2, 3, 4))
+    return table_of(f"Scores of {scorer} by kind of prompt", columns, lines, (1, 2, 3, 4))
 
 
 def counts(found: Mapping[str, Any]) -> Table | None:
@@ -193,7 +194,7 @@ def counts(found: Mapping[str, Any]) -> Table | None:
     for name, values in _leaves(found):
         text = ", ".join(f"{key.replace('_', ' ')} {f.count(value)}" for key, value in values.items())
         rows.append([name, text, _adds_up(values)])
-    return _table("Counts", ["What", "How many", "Adds up"], rows) if rows else None
+    return table_of("Counts", ["What", "How many", "Adds up"], rows) if rows else None
 
 
 def _leaves(found: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -219,7 +220,7 @@ def timings(found: Mapping[str, Any]) -> Table | None:
     rows = [[stage, f.duration(seconds)] for stage, seconds in known.items()]
     if len(known) > 1 and "total" not in known:
         rows.append(["all stages", f.duration(sum(known.values()))])
-    return _table("Time by stage", ["Stage", "Time"], rows, (1,)) if rows else None
+    return table_of("Time by stage", ["Stage", "Time"], rows, (1,)) if rows else None
 
 
 def stages(found: Sequence[Mapping[str, Any]]) -> Table | None:
@@ -233,10 +234,10 @@ def stages(found: Sequence[Mapping[str, Any]]) -> Table | None:
         ]
         for one in found
     ]
-    return _table("Artifacts", ["Stage", "Origin", "Key", "Path"], rows) if rows else None
+    return table_of("Artifacts", ["Stage", "Origin", "Key", "Path"], rows) if rows else None
 
 
 def versions(found: Mapping[str, Any]) -> Table | None:
     """Versions of what ran."""
     rows = [[name, version] for name, version in found.items()]
-    return _table("Versions", ["Package", "Version"], rows) if rows else None
+    return table_of("Versions", ["Package", "Version"], rows) if rows else None
