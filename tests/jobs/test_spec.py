@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -87,6 +88,12 @@ def test_a_job_that_needs_an_experiment_says_so(tmp_path: Path) -> None:
         load_experiment(tmp_path / "spec.yaml")
 
 
+def _arm(**intervention: Any) -> dict[str, Any]:
+    return {
+        "arms": {"all-T": {"teacher": "T"}, "swap": {"teacher": "T", "intervention": {"subset": "S", **intervention}}}
+    }
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -94,6 +101,14 @@ def test_a_job_that_needs_an_experiment_says_so(tmp_path: Path) -> None:
         ({"arms": {"all-T": {"teacher": "X"}}}, "no teacher 'X'"),
         ({"selectors": {"S": {"kind": "threshold", "scorer": "lexicn", "at_least": 1}}}, "no scorer 'lexicn'"),
         ({"selectors": {"S": {"kind": "all_of", "of": ["S"]}}}, "refers to itself"),
+        ({"selectors": {"S": {"kind": "threshold", "scorer": "lexicon"}}}, "exactly one of at_least, above"),
+        ({"selectors": {"S": {"kind": "ids"}}}, "either ids or file"),
+        ({"selectors": {"S": {"kind": "topk", "scorer": "lexicon", "k": 3}}}, "top_k"),
+        (_arm(kind="swap", to=["T", "C"]), "`lowest` names the scorer"),
+        (_arm(kind="swap", to=["T", "C"], lowest="lexicn"), "no scorer 'lexicn', did you mean 'lexicon'"),
+        (_arm(kind="backfill", with_teacher="C"), "takes rows on the prompts of `reserve`, and there is none"),
+        (_arm(kind="paraphrase", by="C"), "teacher 'C' is of kind rollouts"),
+        (_arm(kind="neutralise", answer=" "), "answer"),
         ({"name": "../evil"}, "name"),
         ({"seeds": [1, 1]}, "listed twice"),
         ({"scorers": {"lexicon": {"kind": "lexicon", "terms": ["("]}}}, "not a regular expression"),
