@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from sftfilter.config import stable_hash
 from sftfilter.errors import DataError
@@ -32,12 +34,12 @@ class ChatFormat:
         pad = tokenizer.pad_token_id
         self.pad_id: int = pad if isinstance(pad, int) else stop
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Hash over everything that decides token ids; plan, checkpoint and endpoint quote it."""
-        probe = self.tokenizer("The quick brown fox, 2026! <|im_end|>\n\t日本").input_ids
         template = self.tokenizer.chat_template
-        return stable_hash([template, len(self.tokenizer), probe, self.stop_id, self.pad_id, self.system_prompt])
+        parts = [template, _tokenizer_state(self.tokenizer), self.stop_id, self.pad_id, self.system_prompt]
+        return stable_hash(parts)
 
     def with_system(self, messages: Sequence[Message]) -> list[Message]:
         """The turns as the model sees them."""
@@ -78,3 +80,13 @@ class ChatFormat:
 
     def _tokenise(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids
+
+
+def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """All that a tokenizer is made of: vocabulary, merges, normaliser, splitter, special tokens."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:  # a tokenizer written in Python: its vocabulary, and what it makes of a probe
+        probe = tokenizer("The quick brown fox, 2026! <|im_end|>\n\t日本").input_ids
+        return [type(tokenizer).__name__, sorted(tokenizer.get_vocab().items()), probe]
+    state = json.loads(backend.to_str())
+    return {k: v for k, v in state.items() if k not in ("padding", "truncation")}  # left behind by the last call

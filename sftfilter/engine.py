@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
+from sftfilter.hidden_states import AnswerMeans, hidden_states
 from sftfilter.models import load_model
-from sftfilter.shared_prefix import PackedRow, pack, tensors
+from sftfilter.shared_prefix import PackedRow, padded_ids, passes, sharing
 
 _VOCABULARY_ROWS = 512
 """Positions that meet the vocabulary at once; 100 MB of logits for this model."""
@@ -44,7 +45,8 @@ class Engine:
     """A causal LM ready to answer.
 
     Attributes:
-        max_batch: sequences a forward pass holds at most; larger calls are split.
+        max_batch: sequences that are written at a time; larger calls are split.
+        pass_tokens: tokens that one forward pass over given sequences holds, padding counted.
     """
 
     folder: str
@@ -53,6 +55,7 @@ class Engine:
     dtype: str = "bfloat16"
     device: str = "cpu"
     max_batch: int = 64
+    pass_tokens: int = 4096
     _model: Any = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -102,16 +105,8 @@ class Engine:
             start: per sequence, the first position that is scored (at least 1).
         """
         scored: dict[int, list[float]] = {}
-        rows = sorted(pack(sequences), key=lambda row: len(row.ids))
-        while rows:
-            # Rows of one pass are about equally long, and hold no more tokens than a batch of short prompts.
-            count = max(1, min(len(rows), self.max_batch * 64 // len(rows[-1].ids)))
-            part, rows = rows[-count:], rows[:-count]
-            ids, positions, mask = (t.to(self.device) for t in tensors(part, self.pad_id, self._model.dtype))
-            decoder = self._model.get_decoder()
-            hidden = decoder(
-                input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False
-            ).last_hidden_state
+        for part in passes(sequences, self.pass_tokens, share=self._may_share):
+            hidden = self._hidden(part)
             wanted = [(k, *where) for k, row in enumerate(part) for where in _scored_positions(row, sequences, start)]
             at = torch.tensor([(k, before) for k, _, _, before, _ in wanted], device=self.device)
             targets = [target for *_, target in wanted]
@@ -122,6 +117,40 @@ class Engine:
                     spots = range(start[i], len(sequences[i]))
                     scored[i] = [found[k, -1 if p < row.shared else i, p] for p in spots]
         return [scored[i] for i in range(len(sequences))]
+
+    @torch.inference_mode()
+    def mean_states(self, sequences: Sequence[list[int]], start: Sequence[int], layer: int) -> np.ndarray:
+        """Mean hidden state over the positions of a sequence from `start` on: float32 [N, D].
+
+        Args:
+            sequences: token ids.
+            start: per sequence, the first position that counts; at least one has to.
+            layer: as in transformers' `hidden_states`: 1 is what the first layer gives. Layers above are not run.
+        """
+        means = AnswerMeans(sequences, start)
+        for part in passes(sequences, self.pass_tokens, share=self._may_share):
+            means.add(part, self._hidden(part, layer))
+        return means.values
+
+    @property
+    def layers(self) -> int:
+        """Layers that the model has."""
+        return int(self._model.config.num_hidden_layers)
+
+    @property
+    def _may_share(self) -> bool:
+        """Whether every layer sees all that comes before, as the mask of a packed row supposes."""
+        config = self._model.config
+        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        return kinds == {"full_attention"} and not getattr(config, "sliding_window", None)
+
+    def _hidden(self, part: list[PackedRow], layer: int | None = None) -> torch.Tensor:
+        """Hidden states [B, L, D] of packed rows, the last layer's without `layer`."""
+        inputs: dict[str, Any] = {"input_ids": padded_ids(part, self.pad_id).to(self.device), "use_cache": False}
+        if any(len(row.members) > 1 for row in part):  # otherwise plain causal attention, which is faster, does
+            positions, mask = sharing(part, self._model.dtype)
+            inputs |= {"position_ids": positions.to(self.device), "attention_mask": mask.to(self.device)}
+        return hidden_states(self._model.get_decoder(), layer, **inputs)
 
     def _logprobs(self, hidden: torch.Tensor, targets: list[int]) -> list[float]:
         """Log-probability of each target after its hidden state [N, D]; one large product instead of many small ones."""

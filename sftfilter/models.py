@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,8 +98,14 @@ def weights_hash(folder: str | Path) -> str:
     files = sorted(Path(folder).glob("*.safetensors"))
     if not files:
         raise DataError(f"model folder '{folder}' holds no *.safetensors file; other formats are not loaded")
-    named = {f.name: file_hash(f) for f in [*files, Path(folder) / "config.json"]}
-    return stable_hash(named)
+    states = {f.name: (f, f.stat()) for f in [*files, Path(folder) / "config.json"]}
+    return stable_hash({name: _hash_of(str(f), s.st_size, s.st_mtime_ns, s.st_ino) for name, (f, s) in states.items()})
+
+
+@lru_cache(maxsize=4096)
+def _hash_of(path: str, size: int, modified: int, inode: int) -> str:  # noqa: ARG001
+    """A file's hash, read once a process for as long as the file stays as it is."""
+    return file_hash(path)
 
 
 def load_model(folder: str, dtype: str = "bfloat16", device: str = "cpu", **options: Any) -> PreTrainedModel:
