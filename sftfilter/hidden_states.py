@@ -37,7 +37,7 @@ def hidden_states(decoder: Any, layer: int | None, **inputs: Any) -> torch.Tenso
     raise AssertionError("the forward pass went by its own layer")
 
 
-class _LayerDone(Exception):
+class _LayerDone(Exception):  # noqa: N818
     """Leaves a forward pass with what the wanted layer gave."""
 
     def __init__(self, states: torch.Tensor) -> None:

@@ -9,7 +9,13 @@ from pydantic import Field
 from sftfilter.scorers.column import Column
 from sftfilter.scorers.influence import Influence
 from sftfilter.scorers.judge import Judge
+from sftfilter.scorers.length import Length
 from sftfilter.scorers.lexicon import Lexicon
+from sftfilter.scorers.log_ratio import LogRatio
 from sftfilter.scorers.noise import Noise
+from sftfilter.scorers.perplexity import Perplexity
+from sftfilter.scorers.probe import Probe
 
-Scorer = Annotated[Column | Influence | Judge | Lexicon | Noise, Field(discriminator="kind")]
+Scorer = Annotated[
+    Column | Influence | Judge | Length | Lexicon | LogRatio | Noise | Perplexity | Probe, Field(discriminator="kind")
+]

@@ -1,0 +1,137 @@
+"""Answers that show a trait and answers that do not: what directions in activation space are made from.
+
+Either somebody's labelled file, or the model's own answers to questions under two opposite system prompts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from sftfilter.config import Settings
+from sftfilter.errors import DataError
+from sftfilter.prompts import RowError, messages_of, read_answers, read_jsonl
+from sftfilter.schema import Message, prompt_id, row_seed
+
+if TYPE_CHECKING:
+    from sftfilter.scorers.language_model import Reader
+
+
+class Sampling(Settings):
+    """How the model answers the questions."""
+
+    per_question: Annotated[int, Field(gt=0, description="answers under each system prompt")] = 1
+    max_new_tokens: Annotated[int, Field(gt=0)] = 48
+    temperature: Annotated[float, Field(ge=0)] = 0.8
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TraitAnswer:
+    """An answer with its label.
+
+    Attributes:
+        shows: whether the trait shows.
+        system: the system prompt that the model answered under; None for a labelled file's rows.
+        where: file and row, for messages.
+    """
+
+    messages: list[Message]
+    completion: str
+    shows: bool
+    where: str
+    system: str | None = None
+
+
+def read_labelled(path: str) -> list[TraitAnswer]:
+    """Rows of a JSONL file with `prompt` or `messages`, `completion`, and `label` (true, false, 1 or 0).
+
+    Raises:
+        DataError: a row is malformed or doubled, or only one label occurs.
+    """
+    rows, _ = read_answers(path, 0.0)
+    labels = {number: record.get("label") for number, record, _ in read_jsonl(path)}
+    answers = []
+    for row in rows:
+        label, where = labels[row["row"]], f"{path}, row {row['row']}"
+        if label not in (0, 1):
+            raise DataError(f"{where}, label: expected true, false, 1 or 0, found {label!r}")
+        answers.append(TraitAnswer(row["messages"], row["completion"], bool(label), where))
+    return both_kinds(answers, path)
+
+
+def answer_questions(
+    reader: Reader, path: str, positive_system: str, negative_system: str, sampling: Sampling
+) -> list[TraitAnswer]:
+    """The model's own answers to the questions of a JSONL file (`prompt` or `messages`), under either system prompt.
+
+    Empty answers are left out.
+
+    Raises:
+        DataError: a question is malformed, or all answers under a system prompt are empty.
+    """
+    from sftfilter.engine import GenerateRequest
+
+    questions = _read_questions(path)
+    asked = [
+        TraitAnswer(messages, "", shows, f"{path}, row {row}", system)
+        for row, messages in questions
+        for shows, system in ((True, positive_system), (False, negative_system))
+        for _ in range(sampling.per_question)
+    ]
+    requests = [
+        GenerateRequest(
+            reader.prompt_ids(one.messages, one.system),
+            sampling.max_new_tokens,
+            sampling.temperature,
+            row_seed(sampling.seed, prompt_id(one.messages), k % sampling.per_question),
+        )
+        for k, one in enumerate(asked)
+    ]
+    texts = reader.write(requests)
+    answered = [
+        TraitAnswer(one.messages, text, one.shows, one.where, one.system)
+        for one, text in zip(asked, texts, strict=True)
+        if text.strip()
+    ]
+    return both_kinds(answered, path)
+
+
+def both_kinds(answers: list[TraitAnswer], path: str) -> list[TraitAnswer]:
+    """The answers, if some show the trait and some do not.
+
+    Raises:
+        DataError: all show it, or none does.
+    """
+    found = {answer.shows for answer in answers}
+    if len(found) < 2:
+        only = "shows" if found == {True} else "does not show"
+        raise DataError(
+            f"{path}: every answer {only} the trait; both kinds are needed" if found else f"{path}: no rows"
+        )
+    return answers
+
+
+def keep_answers(answers: Sequence[TraitAnswer], file: Path) -> None:
+    """Write answers as JSONL, for a person to look at what a direction was made from."""
+    with file.open("w") as out:
+        for one in answers:
+            record: dict[str, Any] = {"messages": one.messages, "completion": one.completion, "label": int(one.shows)}
+            out.write(json.dumps(record | ({"system": one.system} if one.system else {}), ensure_ascii=False) + "\n")
+
+
+def _read_questions(path: str) -> list[tuple[int, list[Message]]]:
+    questions: list[tuple[int, list[Message]]] = []
+    for row, record, _ in read_jsonl(path):
+        try:
+            questions.append((row, messages_of(record)))
+        except RowError as error:
+            raise DataError(f"{path}, row {row}, {error}") from error
+    if not questions:
+        raise DataError(f"{path}: no rows")
+    return questions
