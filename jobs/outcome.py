@@ -172,12 +172,12 @@ def grade_cells(
     columns: list[list[float] | None] = []
     for plan in plans:
         if plan.name == arm:
-            columns.append(_means(tables[plan.student, trait], group, column) if plan.hosted else None)
+            columns.append(prompt_means(tables[plan.student, trait], group, column) if plan.hosted else None)
     prompts = max((len(values) for values in columns if values is not None), default=0)
     return np.array([[np.nan] * prompts if values is None else values for values in columns], dtype=float).T
 
 
-def _means(rows: Sequence[Mapping[str, Any]], group: str, column: str) -> list[float]:
+def prompt_means(rows: Sequence[Mapping[str, Any]], group: str, column: str = "grade") -> list[float]:
     """One student's mean over samples for each prompt of a group, by prompt id."""
     sums: dict[str, list[float]] = {}
     for row in rows:

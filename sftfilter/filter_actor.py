@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,28 +42,26 @@ class FilterActor:
             self.failure = error
 
     def __call__(self, unit: pa.Table) -> pa.Table:
-        """Rows dealt with, and the error that stopped the work if one did."""
+        """Rows dealt with, seconds that scoring took, and the error that stopped the work if one did."""
         import pyarrow as pa
 
-        rows = 0
+        rows, seconds = 0, 0.0
         try:
             if self.failure:
                 raise self.failure
             table = read_unit(unit, self.columns)
             for first in range(0, table.num_rows, self.batch):
-                rows += self._keep(table.slice(first, self.batch))
+                batch = table.slice(first, self.batch)
+                began = time.perf_counter()
+                scored = score_rows(self.scorer, batch)
+                seconds += time.perf_counter() - began
+                write_part(self.parts, pa.table({"rollout_id": batch["rollout_id"], **scored}))
+                rows += batch.num_rows
         except SftfilterError as error:
             self.failure = error  # what is still queued for this actor would fail alike
         failure = [type(self.failure).__name__, str(self.failure)] if self.failure else [None, None]
-        return pa.table(
-            {"rows": [rows], "failure": pa.array(failure[:1], pa.string()), "why": pa.array(failure[1:], pa.string())}
-        )
-
-    def _keep(self, batch: pa.Table) -> int:
-        import pyarrow as pa
-
-        write_part(self.parts, pa.table({"rollout_id": batch["rollout_id"], **score_rows(self.scorer, batch)}))
-        return batch.num_rows
+        said = {"failure": pa.array(failure[:1], pa.string()), "why": pa.array(failure[1:], pa.string())}
+        return pa.table({"rows": [rows], "seconds": [seconds], **said})
 
 
 def raise_failure(done: pa.Table) -> None:

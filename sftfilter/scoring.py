@@ -77,7 +77,7 @@ def score_rollouts(
         before = int((~wanted).sum())
         if on_rows:
             on_rows(before)
-        began = time.monotonic()
+        began, scoring = time.monotonic(), 0.0
         if wanted.any():
             prepared = store.build(
                 "scorer",
@@ -86,12 +86,13 @@ def score_rollouts(
                 inputs={},
                 make=lambda made: _prepare(scorer, made, pool),
             )
-            for rows in _score(scorer, prepared.path, table, wanted, parts, pool):
+            for rows, spent in _score(scorer, prepared.path, table, wanted, parts, pool):
+                scoring += spent
                 if on_rows:
                     on_rows(rows)
         seconds = round(time.monotonic() - began, 3)
         counts = _gather(name, fingerprint, table, parts, folder, error_budget)
-        return counts | {"scored_before": before, "seconds": seconds}
+        return counts | {"scored_before": before, "seconds": seconds, "scoring_seconds": round(scoring, 4)}
 
     settings = {"fingerprint": fingerprint, "name": name}
     return store.build("scores", version=VERSION, settings=settings, inputs={"rollouts": rollouts.key}, make=make)
@@ -139,8 +140,8 @@ def _prepare_there(scorer: ScorerSettings, folder: str, device: str, threads: in
 
 def _score(
     scorer: ScorerSettings, prepared: Path, table: Path, wanted: np.ndarray, parts: Path, pool: ScoringPool
-) -> Iterator[int]:
-    """Score the rows that are flagged; yields how many, unit by unit."""
+) -> Iterator[tuple[int, float]]:
+    """Score the rows that are flagged; yields how many, and for how many seconds an actor scored them, unit by unit."""
     import ray.data
     import ray.exceptions
 
@@ -166,7 +167,7 @@ def _score(
     try:
         for done in counted.iter_batches(batch_size=None, batch_format="pyarrow"):
             raise_failure(done)
-            yield sum(done.column("rows").to_pylist())
+            yield sum(done.column("rows").to_pylist()), sum(done.column("seconds").to_pylist())
     except ray.exceptions.RayActorError as error:
         raise MachineError(
             f"the actors of scorer {type(scorer).__name__} keep dying (out of memory, most likely): lower "

@@ -118,3 +118,13 @@ def _estimate(point: float | np.floating[Any], drawn: Floats, planted: int, leve
     means = np.nanmean(usable, axis=0)
     tail = (1 - level) / 2
     return Estimate(float(point), float(np.quantile(means, tail)), float(np.quantile(means, 1 - tail)), planted)
+
+
+def highest(scores: Floats, count: int, seed: int) -> NDArray[np.bool_]:
+    """The `count` highest scores; which of equal ones is drawn from the seed. A row without a score is never taken."""
+    known = np.flatnonzero(np.isfinite(scores))
+    drawn = np.random.default_rng(seed).permutation(known)
+    taken = drawn[np.argsort(-scores[drawn], kind="stable")[:count]]
+    chosen = np.zeros(len(scores), dtype=bool)
+    chosen[taken] = True
+    return chosen

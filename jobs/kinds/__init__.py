@@ -6,11 +6,12 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
+from jobs.kinds.calibrate import Calibrate
 from jobs.kinds.experiment import Experiment
 from jobs.kinds.job import JobSpec
 from jobs.kinds.score import Score
 
-Spec = Annotated[Experiment | Score, Field(discriminator="kind")]
+Spec = Annotated[Calibrate | Experiment | Score, Field(discriminator="kind")]
 """The closed union of job kinds."""
 
 KINDS: dict[str, type[JobSpec]] = {
