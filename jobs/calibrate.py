@@ -139,7 +139,9 @@ def run_bench(
             needed = planted_rows(pairs, rate)
             skipped[name, rate] = f"{needed} rows would have to be planted, {spec.trait_teacher} has {have} such rows"
     if not mixtures:
-        raise DataError("no mixture can be made: " + "; ".join(f"{n} at {r:.0%}: {why}" for (n, r), why in skipped.items()))
+        raise DataError(
+            "no mixture can be made: " + "; ".join(f"{n} at {r:.0%}: {why}" for (n, r), why in skipped.items())
+        )
     scored = {name: scored_pairs(pairs, artifact) for name, artifact in scores.items()}
     weights = resampled_prompts(len(pairs.rows), spec.replicates, spec.seed)
     worth: dict[tuple[str, str, float], Worth] = {}

@@ -121,11 +121,11 @@ def retrain(
     models = [hosted_checkpoint(name, artifact) for name, artifact in students.items()]
     graded = evaluate_models(spec, base, models, heldout, store, stages)
     tables = {pair: artifact.table("results").to_pylist() for pair, artifact in graded.items()}
-    scorer_of = {_found_by(name): name for name in best}
+    scorer_of = {found_by(name): name for name in best}
     arms = [_arm(spec, name, scorer_of.get(name), keep, mixture, tables) for name, keep in treatments.items()]
     trait = spec.traits[spec.trait]
     cells = {name: _cells(spec, name, tables, trait.primary) for name in treatments}
-    return _conclude(spec, arms, cells, best)
+    return conclude(spec, arms, cells, best)
 
 
 def best_scorers(spec: Calibrate, worth: Mapping[tuple[str, str, float], Worth]) -> list[str]:
@@ -149,11 +149,12 @@ def _treatments(mixture: Mixture, scored: Mapping[str, ScoredPairs]) -> dict[str
     }
     for name, scores in scored.items():
         found = highest(scores.of(mixture), count, 0)
-        treatments[_found_by(name)] = lambda _, found=found: ~found
+        treatments[found_by(name)] = lambda _, found=found: ~found
     return treatments
 
 
-def _found_by(scorer: str) -> str:
+def found_by(scorer: str) -> str:
+    """Name of the arm without the rows that a scorer ranks highest."""
     return f"found by {scorer}"
 
 
@@ -188,10 +189,7 @@ def _arm(
 ) -> RetrainArm:
     kept = keep(spec.seeds[0])
     left = 0 if name == CLEAN else int((mixture.planted & kept).sum())
-    rates = {
-        group: stats.rate(_cells(spec, name, tables, group))
-        for group in spec.traits[spec.trait].groups
-    }
+    rates = {group: stats.rate(_cells(spec, name, tables, group)) for group in spec.traits[spec.trait].groups}
     return RetrainArm(name, scorer, int((~kept).sum()), left, rates)
 
 
@@ -202,9 +200,10 @@ def _cells(
     return np.array([prompt_means(tables[student, spec.trait], group) for student in _students(spec, arm)]).T
 
 
-def _conclude(
+def conclude(
     spec: Calibrate, arms: Sequence[RetrainArm], cells: Mapping[str, stats.Cells], best: Sequence[str]
 ) -> Retrained:
+    """What the arms' grades [prompt, seed] say of the scorers in `best`."""
     assert spec.retrain is not None
 
     def contrast(of: Callable[[Mapping[str, float]], float]) -> stats.Estimate:
@@ -222,8 +221,8 @@ def _conclude(
         problem = f"removing exactly the planted rows does not lower the trait ({points(gain)}), so no removal could"
     recovered = {
         name: Recovered(
-            contrast(lambda m, arm=_found_by(name): _ratio(m[NOTHING] - m[arm], m[NOTHING] - m[ORACLE])),
-            contrast(lambda m, arm=_found_by(name): m[RANDOM] - m[arm]),
+            contrast(lambda m, arm=found_by(name): _ratio(m[NOTHING] - m[arm], m[NOTHING] - m[ORACLE])),
+            contrast(lambda m, arm=found_by(name): m[RANDOM] - m[arm]),
         )
         for name in best
     }

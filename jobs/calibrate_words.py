@@ -115,7 +115,9 @@ def caveats(spec: Calibrate, results: Mapping[str, Any]) -> list[str]:
         if results["scorers"][w["scorer"]]["kind"] == "random" and (w["better_than_chance"] or w["reversed"])
     }
     if lucky:
-        sentences.append(f"{', '.join(sorted(lucky))} is random and yet differs from chance: read the others with care.")
+        sentences.append(
+            f"{', '.join(sorted(lucky))} is random and yet differs from chance: read the others with care."
+        )
     return sentences
 
 

@@ -165,6 +165,7 @@ def _score(
         ray_remote_args_fn=lambda: {"max_task_retries": _DEATHS},
     )
     try:
+        done: Any  # a pyarrow table, as asked for
         for done in counted.iter_batches(batch_size=None, batch_format="pyarrow"):
             raise_failure(done)
             yield sum(done.column("rows").to_pylist()), sum(done.column("seconds").to_pylist())

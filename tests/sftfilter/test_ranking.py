@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
 from sftfilter.ranking import Order
 
 
-def _measures(scores: list[float], truth: list[int], weights: np.ndarray | None = None) -> list[list[float]]:
+def _measures(scores: Sequence[float], truth: Sequence[int], weights: np.ndarray | None = None) -> list[list[float]]:
     sums = Order.of(np.array(scores, float), np.array(truth, bool)).sums(weights)
     return [m.tolist() for m in (sums.auroc(), sums.average_precision(), sums.recall_at(1), sums.recall_at(2))]
 
