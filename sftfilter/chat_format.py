@@ -59,12 +59,29 @@ class ChatFormat:
             DataError: the template rewrites the conversation, so prompt and answer cannot be told apart,
                 or it does not close the turn with the stop token.
         """
+        return self._closed(self._tokenise(self.rendered(messages, completion)[1]))
+
+    def rendered(self, messages: Sequence[Message], completion: str) -> tuple[str, str]:
+        """The text up to the answer, and the answer with whatever closes it.
+
+        Raises:
+            DataError: the template rewrites the conversation.
+        """
         turns = self.with_system(messages)
         before = self._render(turns, generation_prompt=True)
         whole = self._render([*turns, {"role": "assistant", "content": completion}], generation_prompt=False)
         if not whole.startswith(before):
             raise DataError("the chat template renders a finished turn differently from its own generation prompt")
-        ids = self._tokenise(whole[len(before) :])
+        return before, whole[len(before) :]
+
+    def token_counts(self, rendered: Sequence[tuple[str, str]]) -> list[tuple[int, int]]:
+        """Tokens of prompt and answer of many `rendered` rows, tokenised together."""
+        if not rendered:
+            return []
+        ids = self.tokenizer([text for pair in rendered for text in pair], add_special_tokens=False).input_ids
+        return [(len(before), len(self._closed(after))) for before, after in zip(ids[::2], ids[1::2], strict=True)]
+
+    def _closed(self, ids: list[int]) -> list[int]:
         if self.stop_id not in ids:
             raise DataError("the chat template does not end the assistant's turn with the stop token")
         return ids[: ids.index(self.stop_id) + 1]
