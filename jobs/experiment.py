@@ -8,6 +8,7 @@ from typing import Any
 
 from jobs.arms import Material, plan_arms
 from jobs.console import Stages, arms_table
+from jobs.guards import keep_apart
 from jobs.kinds.experiment import Experiment
 from jobs.kinds.study import Study
 from jobs.outcome import Made, freeze_gates, write_outcome
@@ -37,11 +38,13 @@ def run_experiment(spec: Experiment, root: Path, stages: Stages, command: str) -
     with stages.stage("prompts", "read, checked, duplicates named"):
         prompts = stages.note(read_prompts(spec, base, store))
         heldout = {name: stages.note(read_prompts(spec, base, store, name), name) for name in spec.traits}
+    with stages.stage("guards", f"prompts that contain evaluation prompts: {spec.contamination.action}"):
+        prompts, overlaps = keep_apart(spec, prompts, heldout, store, stages)
     with stages.stage("teachers", "tuned from the base where the spec says so"):
         teachers = tune_teachers(spec, base, store, root / spec.name, stages)
     with stages.stage("rollouts", f"{', '.join(spec.teachers)} answer every prompt"):
         rollouts = make_rollouts(spec, base, teachers, prompts, store, stages)
-        reserve = read_reserve(spec, base, teachers, prompts, store, stages)
+        reserve = read_reserve(spec, base, teachers, prompts, heldout, store, stages)
     with stages.stage("scores", ", ".join(spec.scorers) or "none"):
         scores = score_all(spec, rollouts, store, stages)
     with stages.stage("decisions", f"{len(spec.arms)} arms x {len(spec.seeds)} seeds"):
@@ -52,7 +55,7 @@ def run_experiment(spec: Experiment, root: Path, stages: Stages, command: str) -
     with stages.stage("evaluation", "over HTTP, every student"):
         graded = evaluate_all(spec, base, plans, students, teachers, heldout, store, stages)
     with stages.stage("outcome", "estimands, gates, verdict, report"):
-        made = Made(base, heldout, material, plans, students, graded)
+        made = Made(base, heldout, overlaps, material, plans, students, graded)
         results = write_outcome(spec, root, made, stages, command)
     _print_outcome(results, root / spec.name, stages)
     return results

@@ -33,6 +33,7 @@ class Made:
 
     base: Base
     heldout: Mapping[str, Artifact]
+    overlaps: Artifact
     material: Material
     plans: Sequence[ArmPlan]
     students: Mapping[str, Artifact]
@@ -268,6 +269,7 @@ def _counts(made: Made) -> dict[str, Any]:
     reserve = {"reserve prompts": material.reserve.prompts} if material.reserve.prompts else {}
     return {
         "prompts": numbers(material.prompts),
+        "contamination": numbers(made.overlaps),
         **{f"held-out {name}": numbers(a) for name, a in made.heldout.items()},
         **{f"rollouts of {name}": numbers(a) for name, a in material.rollouts.items()},
         **{name: numbers(a) for name, a in reserve.items()},

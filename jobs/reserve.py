@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from jobs.console import Stages
+from jobs.guards import keep_apart
 from jobs.kinds.experiment import Experiment
 from jobs.tutoring import Base, make_rollouts
 from sftfilter.artifacts import Artifact, Store
@@ -22,12 +23,18 @@ class Reserve:
 
 
 def read_reserve(
-    spec: Experiment, base: Base, tuned: Mapping[str, Artifact], prompts: Artifact, store: Store, stages: Stages
+    spec: Experiment,
+    base: Base,
+    tuned: Mapping[str, Artifact],
+    prompts: Artifact,
+    heldout: Mapping[str, Artifact],
+    store: Store,
+    stages: Stages,
 ) -> Reserve:
     """The reserve prompts, answered by every teacher that an arm backfills with.
 
     Raises:
-        DataError: a reserve prompt is a training prompt as well.
+        DataError: a reserve prompt is a training prompt as well, or contains an evaluation prompt.
     """
     if spec.reserve is None:
         return Reserve()
@@ -47,5 +54,6 @@ def read_reserve(
             f"reserve: {len(shared)} prompts are training prompts as well, so they would not be fresh: prompt ids "
             f"{', '.join(shared[:5])}"
         )
+    reserve, _ = keep_apart(spec, reserve, heldout, store, stages)
     asked = spec.backfilled_by
     return Reserve(reserve, make_rollouts(spec, base, tuned, reserve, store, stages, asked) if asked else {})

@@ -11,6 +11,7 @@ from jobs.kinds.job import JobSpec
 from serve.settings import ServingSettings
 from sftfilter.config import did_you_mean
 from sftfilter.errors import MachineError
+from sftfilter.guards import Contamination
 from sftfilter.models import BUILTIN
 from sftfilter.prompts import PromptSource
 from sftfilter.rollouts import Generation, Pool
@@ -29,6 +30,9 @@ class Study(JobSpec):
     base_model: Annotated[str, Field(description=f"'{BUILTIN}', a local folder, or a hub id")] = BUILTIN
     system_prompt: Annotated[str | None, Field(description="put before every conversation; keep it short")] = None
     prompts: PromptSource
+    contamination: Annotated[Contamination, Field(description="training prompts that contain evaluation prompts")] = (
+        Contamination()
+    )
     teachers: dict[str, Teacher]
     generation: Generation = Generation()
     scorers: dict[str, Scorer] = Field(default={})

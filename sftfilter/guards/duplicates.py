@@ -151,10 +151,13 @@ def _near_pairs(distinct: pl.DataFrame, texts: Sequence[Texts], settings: Duplic
     from sftfilter.guards.minhash import candidates
 
     signed = np.flatnonzero(distinct["bands"].is_not_null().to_numpy())
+    none = pl.DataFrame(schema={"first": pl.Int64, "second": pl.Int64, "jaccard": pl.Float64})
+    if len(signed) < 2:
+        return none
     bands = distinct["bands"].drop_nulls().explode().to_numpy().reshape(len(signed), -1)
-    pairs = signed[candidates(bands)] if len(signed) else np.zeros((0, 2), np.int64)
+    pairs = signed[candidates(bands)]
     if not len(pairs):
-        return pl.DataFrame(schema={"first": pl.Int64, "second": pl.Int64, "jaccard": pl.Float64})
+        return none
     used, places = np.unique(pairs, return_inverse=True)
     contents = _contents(distinct[used], texts)
     places = places.reshape(-1, 2)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 PERMUTATIONS = 128
-_RECALL = 0.99
+_RECALL = 0.98
 """Of pairs exactly at the threshold, whatever the number of bands that takes."""
 _NEXT = 4
 """A row is paired with so many of the rows that follow it in a bucket, so that a large bucket stays affordable."""
