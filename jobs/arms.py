@@ -12,6 +12,7 @@ from jobs.kinds.experiment import Arm, Experiment
 from jobs.reserve import Reserve
 from jobs.rewrites import Rewriter
 from sftfilter.artifacts import Artifact, Store, write_table
+from sftfilter.config import Settings
 from sftfilter.interventions import Decided, counts_of, decide, reserve_pool
 from sftfilter.schema import DECISIONS
 from sftfilter.score_frame import ScoreFrame, score_frame
@@ -141,7 +142,7 @@ def _plan_arm(
     table = decided.decisions(rewriter.made(derived))
     subset = decided.selection.summary() if decided.selection else None
     inputs = [a.key for a in [*material.sources, *material.scores.values(), *([derived] if derived else [])]]
-    kept = _keep_decisions(f"{name}-s{seed}", arm, decided, subset, table, store, inputs)
+    kept = keep_decisions(f"{name}-s{seed}", arm, decided, subset, table, store, inputs)
     rows = trained_rows(table)
     plan = make_plan(rows, order, batch=spec.training.batch, epochs=spec.training.epochs, seed=seed) if rows else None
     empty = None if plan else f"of its {len(table)} rows none is left"
@@ -156,15 +157,17 @@ def trained_rows(decisions: pl.DataFrame) -> list[tuple[str, str]]:
     return left.select("prompt_id", pl.coalesce("replaced_by", "rollout_id")).rows()
 
 
-def _keep_decisions(
+def keep_decisions(
     student: str,
-    arm: Arm,
+    arm: Settings,
     decided: Decided,
     subset: Mapping[str, Any] | None,
     table: pl.DataFrame,
     store: Store,
     inputs: Sequence[str],
 ) -> Artifact:
+    """The artifact with the table `decisions`."""
+
     def make(folder: Path) -> dict[str, Any]:
         write_table(folder, "decisions", table.to_arrow().cast(DECISIONS))
         return counts_of(table["action"]) | {"unscored": subset["unscored"] if subset else 0}

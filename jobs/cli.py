@@ -8,7 +8,7 @@ import shlex
 import sys
 import webbrowser
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -22,9 +22,11 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="Find out why filtering SFT rollouts fails to remove a trait, and what works instead.\n\n"
-    "A spec (YAML) names base model, prompts, teachers, scorer, selectors, arms and traits. Start with\n\n"
-    "  [bold]sftfilter validate jobs/specs/quickstart.yaml[/]   checks it, in under a second\n\n"
-    "  [bold]sftfilter run jobs/specs/quickstart.yaml[/]        runs it on this machine\n\n"
+    "A spec (YAML) says what to do in its `kind`: a whole experiment, or one step on rollouts that exist. Start with\n\n"
+    "  [bold]sftfilter validate jobs/specs/quickstart.yaml[/]   checks a spec, in under a second\n\n"
+    "  [bold]sftfilter inspect jobs/specs/inspect.yaml[/]       what scorers see in two teachers' answers, in seconds\n\n"
+    "  [bold]sftfilter decide jobs/specs/decide.yaml[/]         drops and swaps rows, writes the training sets\n\n"
+    "  [bold]sftfilter run jobs/specs/quickstart.yaml[/]        the whole question, with students, on this machine\n\n"
     "  [bold]sftfilter submit SPEC --address http://HEAD:8265[/] runs it on a Ray cluster\n\n"
     "Finished stages are kept below the spec's `results` folder and never run twice.",
 )
@@ -61,6 +63,57 @@ def run(
         run_local(parsed, shlex.join(["sftfilter", "run", spec, *flags]))
         if open_report and (page := parsed.page(results_root(parsed))):
             webbrowser.open(page.as_uri())
+
+
+@app.command()
+def score(spec: SpecPath, overrides: Overrides = None) -> None:
+    """Score every rollout with every scorer, into one table.
+
+    Prints a line for each teacher and scorer, and what each scorer cost. Writes RESULTS/NAME/scores.parquet (a row for
+    each rollout, a column for each scorer, null and a reason where there is no score) and scores.json. What is stored
+    is not scored again: another scorer costs only itself. Takes any spec with rollouts (or teachers) and scorers.
+    """
+    _run_action("score", spec, overrides)
+
+
+@app.command()
+def decide(spec: SpecPath, overrides: Overrides = None) -> None:
+    """Turn scores into training sets: rows kept, dropped, swapped, rewritten or added.
+
+    Prints a line for each decision, and for each value of a `sweep`. Writes RESULTS/NAME/decide.json and, with
+    `export: parquet` or `jsonl`, RESULTS/NAME/train/DECISION.parquet: conversations in `messages`, ready for TRL,
+    axolotl or `datasets`. Thresholds are applied to stored scores and never rescore. Needs a spec of kind decide.
+    """
+    _run_action("decide", spec, overrides)
+
+
+@app.command()
+def inspect(
+    spec: SpecPath,
+    overrides: Overrides = None,
+    open_page: Annotated[bool, typer.Option("--open", help="show the page in the browser at the end")] = False,
+) -> None:
+    """Look at the scores before trusting them.
+
+    Prints histograms by teacher, source and kind, how far scorers agree with each other and with mere length, and rows of
+    each decile beside the other teacher's answer; writes the same as a page, RESULTS/NAME/inspect/index.html. Scores
+    that are missing are made first. Takes any spec with rollouts (or teachers) and scorers.
+    """
+    _run_action("inspect", spec, overrides, open_page)
+
+
+def _run_action(
+    what: Literal["score", "decide", "inspect"], spec: str, overrides: list[str] | None, open_page: bool = False
+) -> None:
+    from jobs.actions import action_on, inspection_page
+    from jobs.run import results_root, run_local
+
+    with readable_errors():
+        parsed = load_spec(spec, overrides or [])
+        flags = [word for override in overrides or [] for word in ("--set", override)]
+        run_local(parsed, shlex.join(["sftfilter", what, spec, *flags]), action_on(parsed, what, spec))
+        if open_page:
+            webbrowser.open(inspection_page(parsed, results_root(parsed)).as_uri())
 
 
 @app.command()

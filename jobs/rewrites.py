@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.console import Stages
+from jobs.kinds.decide import Decide
 from jobs.kinds.experiment import Experiment
 from jobs.tutoring import Base
 from sftfilter.artifacts import Artifact, Store, write_table
@@ -31,10 +32,10 @@ Change = Callable[[Row], Row | None]
 
 @dataclass(frozen=True)
 class Rewriter:
-    """Makes the rows that a decision says are rewritten."""
+    """Makes the rows that a decision says are rewritten. Without a base there is no model to paraphrase with."""
 
-    spec: Experiment
-    base: Base
+    spec: Experiment | Decide
+    base: Base | None
     tuned: Mapping[str, Artifact]
     store: Store
     stages: Stages
@@ -80,10 +81,12 @@ class Rewriter:
 
     def _ask(self, settings: Paraphrase, rollouts: Artifact, numbers: Mapping[str, int]) -> Artifact:
         """The rewrites as rollouts, whose prompt id is the rollout id of the row that is rewritten."""
+        assert self.base is not None
         spec, tuned = self.spec, self.tuned.get(settings.by)
         folder = str(tuned.path) if tuned else resolve(settings.by)
         chat = ChatFormat(load_tokenizer(folder), spec.system_prompt)
-        requests = self._requests(settings, rollouts, numbers, chat)
+        room = self.base.context_length - settings.max_new_tokens
+        requests = self._requests(settings, rollouts, numbers, chat, room)
         return self.stages.note(
             generate_rollouts(
                 settings.by,
@@ -102,14 +105,13 @@ class Rewriter:
         )
 
     def _requests(
-        self, settings: Paraphrase, rollouts: Artifact, numbers: Mapping[str, int], chat: ChatFormat
+        self, settings: Paraphrase, rollouts: Artifact, numbers: Mapping[str, int], chat: ChatFormat, room: int
     ) -> Artifact:
         """What the model is asked, a prompt for each row that it can hold with its answer."""
 
         def make(folder: Path) -> dict[str, Any]:
             import pyarrow as pa
 
-            room = self.base.context_length - settings.max_new_tokens
             rows = [row for batch in _batches(rollouts, numbers) for row in batch.to_pylist()]
             asked = [
                 {"prompt_id": row["rollout_id"], "messages": turns, "kind": "", "source": row["source"]}

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from jobs.actions import Action
 from jobs.kinds.job import JobSpec
 from jobs.spec import load_spec
 from sftfilter.errors import MachineError, SftfilterError
@@ -35,8 +36,8 @@ def worker_env() -> dict[str, str]:
     }
 
 
-def run_spec(spec: JobSpec, command: str) -> Mapping[str, Any]:
-    """Run on the connected cluster; answers what the job wrote as JSON."""
+def run_spec(spec: JobSpec, command: str, action: Action | None = None) -> Mapping[str, Any]:
+    """Run on the connected cluster, the spec's own kind unless another action is given; answers what it wrote as JSON."""
     from jobs.console import Stages
     from sftfilter.memory import watch_memory
 
@@ -44,7 +45,7 @@ def run_spec(spec: JobSpec, command: str) -> Mapping[str, Any]:
     _quiet_libraries()
     with watch_memory() as memory:
         stages = Stages(memory=memory)
-        results = spec.run(results_root(spec), stages, command)
+        results = (action or spec.run)(results_root(spec), stages, command)
     stages.console.print(f"{stages.total():.0f} s in all, peak {memory.peak_gib:.2f} GiB")
     return results
 
@@ -58,7 +59,7 @@ def results_root(spec: JobSpec) -> Path:
     return (Path.home() / "sftfilter" if in_job else Path.cwd()) / path
 
 
-def run_local(spec: JobSpec, command: str) -> Mapping[str, Any]:
+def run_local(spec: JobSpec, command: str, action: Action | None = None) -> Mapping[str, Any]:
     """Start a Ray of our own on this machine, run, and end it."""
     from cluster.local import local_ray
 
@@ -67,7 +68,7 @@ def run_local(spec: JobSpec, command: str) -> Mapping[str, Any]:
 
         _sigterm_as_ctrl_c()  # ray.init has put its own handler in our place
         spec.check_fits(ray.cluster_resources())
-        return run_spec(spec, command)
+        return run_spec(spec, command, action)
 
 
 def _quiet_libraries() -> None:

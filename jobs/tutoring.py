@@ -34,12 +34,17 @@ class Base:
 
 def load_base(spec: Study) -> Base:
     """Resolve the spec's base model (a hub id is downloaded)."""
+    return base_of(spec.base_model, spec.system_prompt)
+
+
+def base_of(model: str, system_prompt: str | None) -> Base:
+    """Resolve a model (a hub id is downloaded)."""
     from transformers import AutoConfig
 
-    folder = resolve(spec.base_model)
+    folder = resolve(model)
     length = int(getattr(AutoConfig.from_pretrained(folder), "max_position_embeddings", 2**31))
-    chat = ChatFormat(load_tokenizer(folder), spec.system_prompt)
-    return Base(spec.base_model, folder, weights_hash(folder), chat, length)
+    chat = ChatFormat(load_tokenizer(folder), system_prompt)
+    return Base(model, folder, weights_hash(folder), chat, length)
 
 
 def make_rollouts(

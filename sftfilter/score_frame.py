@@ -116,7 +116,7 @@ def score_frame(
     Args:
         rollouts: teacher -> its rollouts table.
         scores: scorer -> its scores table; rollouts that it lacks have no score.
-        prompts: the prompts table, whose kind and source then hold; without it, source is the rollouts' own.
+        prompts: the prompts table, whose kind and source then hold; without it, the rollouts' own do.
         lengths: also count the characters of every answer, the only thing that needs the texts.
 
     Raises:
@@ -128,11 +128,10 @@ def score_frame(
     prompt_ids = rows["prompt_id"].unique()
     if prompts is not None:
         known = prompts.select("prompt_id", "kind", pl.col("source").alias("prompt_source")).collect()
+        rows = rows.drop("kind")
         prompt_ids = pl.concat([prompt_ids, known["prompt_id"]]).unique()
         rows = rows.join(known, on="prompt_id", how="left", validate="m:1")
         rows = rows.with_columns(source=pl.coalesce("prompt_source", "source")).drop("prompt_source")
-    else:
-        rows = rows.with_columns(kind=pl.lit(""))
     rows = rows.with_columns(pl.col("kind", "source").fill_null("").cast(pl.Categorical))
     prompt_ids = prompt_ids.sort()
     numbers = pl.DataFrame({"prompt_id": prompt_ids}).with_row_index("prompt")
@@ -144,11 +143,11 @@ def score_frame(
 
 
 def _stacked(rollouts: Mapping[str, pl.LazyFrame], lengths: bool) -> pl.DataFrame:
-    """All teachers' rows: rollout_id, prompt_id, source, teacher as an Enum in the order given, and length."""
+    """All teachers' rows: rollout_id, prompt_id, source, kind, teacher as an Enum in the order given, and length."""
     import polars as pl
 
     enum = pl.Enum(list(rollouts))
-    wanted = [pl.col("rollout_id"), pl.col("prompt_id"), pl.col("source")]
+    wanted = [pl.col("rollout_id"), pl.col("prompt_id"), pl.col("source"), pl.col("kind")]
     if lengths:
         wanted.append(pl.col("completion").str.len_chars().alias("length"))
     parts = [frame.select(*wanted, pl.lit(name, enum).alias("teacher")) for name, frame in rollouts.items()]

@@ -7,11 +7,13 @@ from typing import Annotated, get_args
 from pydantic import Field
 
 from jobs.kinds.calibrate import Calibrate
+from jobs.kinds.decide import Decide
 from jobs.kinds.experiment import Experiment
+from jobs.kinds.inspect import Inspect
 from jobs.kinds.job import JobSpec
 from jobs.kinds.score import Score
 
-Spec = Annotated[Calibrate | Experiment | Score, Field(discriminator="kind")]
+Spec = Annotated[Experiment | Calibrate | Score | Decide | Inspect, Field(discriminator="kind")]
 """The closed union of job kinds."""
 
 KINDS: dict[str, type[JobSpec]] = {

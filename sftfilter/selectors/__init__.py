@@ -116,6 +116,11 @@ def scorers_of(name: str, selectors: Mapping[str, Selector]) -> list[str]:
     return sorted(set(needed))
 
 
+def reaches(name: str, other: str, selectors: Mapping[str, Selector]) -> bool:
+    """Whether selector `name` is `other`, or is made from it."""
+    return other in _reachable(name, selectors)
+
+
 def needs_lengths(selectors: Mapping[str, Selector]) -> bool:
     """Whether a score frame for these selectors must count the characters of every answer."""
     return any(isinstance(selector, LengthMatchedRandom) and selector.by is None for selector in selectors.values())

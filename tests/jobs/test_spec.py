@@ -56,9 +56,9 @@ SCORE = "kind: score\nname: x\nrollouts: {T: {kind: rollouts, path: t.jsonl}}\ns
     ("old", "new", "message"),
     [
         ("kind: score", "kind: scoer", "spec.yaml:1: kind: unknown kind 'scoer', did you mean 'score'?; valid kinds: "),
-        ("kind: score\n", "", "spec.yaml:1: kind: missing; valid kinds: experiment, score"),
+        ("kind: score\n", "", "spec.yaml:1: kind: missing; valid kinds: experiment, "),
         ("kind: random", "kind: randm", "spec.yaml:4: scorers.l.kind: unknown kind 'randm', did you mean 'random'?"),
-        ("{kind: random}", "{seed: 1}", "spec.yaml:4: scorers.l.kind: missing; valid kinds: lexicon"),
+        ("{kind: random}", "{seed: 1}", "spec.yaml:4: scorers.l.kind: missing; valid kinds: "),
         ("name: x", "name: x\nscorer: {}", "spec.yaml:3: unknown key 'scorer', did you mean 'scorers'?"),
         ("{kind: random}", "{kind: random, seed: a}", "spec.yaml:4: scorers.l.seed: Input should be a valid integer"),
         ("name: x\n", "", "spec.yaml:1: name: Field required"),

@@ -1,0 +1,57 @@
+"""Job `inspect`: look at the scores of stored rollouts, in the terminal and as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jobs.console import Stages
+from jobs.frames import frame_of
+from jobs.inspect_tables import everything
+from jobs.kinds.inspect import ROWS_PER_DECILE
+from jobs.kinds.score import RolloutJob
+from jobs.kinds.study import Study
+from jobs.score import Scored, job_record, score_everything, write_json
+from sftfilter.artifacts import disk_errors
+from sftfilter.errors import DataError
+from sftfilter.inspection.agreement import kappas
+from sftfilter.inspection.findings import find
+from sftfilter.report.inspection import write_inspection
+from sftfilter.selectors import Selector, select
+
+
+def run_inspect(
+    spec: RolloutJob | Study, root: Path, stages: Stages, command: str, rows_per_decile: int = ROWS_PER_DECILE
+) -> Mapping[str, Any]:
+    """Score what has no score, then print and write the findings."""
+    scored = score_everything(spec, root, stages)
+    folder = root / spec.name / "inspect"
+    with stages.stage("findings", "spread, agreement, rows of each decile"):
+        texts = {teacher: artifact.path / "rollouts.parquet" for teacher, artifact in scored.rollouts.items()}
+        findings = find(scored.table, texts, list(spec.scorers), rows_per_decile)
+        findings["selections"] = _selections(getattr(spec, "selectors", {}), scored)
+    record = job_record(spec, scored, stages, command) | findings
+    write_json(folder / "inspect.json", record)
+    with disk_errors(folder):
+        page = write_inspection(folder, record)
+    stages.console.print(everything(record))
+    stages.console.print(f"Page: {page}", soft_wrap=True)
+    return record
+
+
+def _selections(selectors: Mapping[str, Selector], scored: Scored) -> dict[str, Any]:
+    """Teacher -> how its rows are selected. A selector that cannot be applied to a teacher's rows is left out there."""
+    if not selectors:
+        return {}
+    frame = frame_of(selectors, scored)
+    found: dict[str, Any] = {}
+    for teacher in scored.rollouts:
+        masks, left_out = {}, {}
+        for name in selectors:
+            try:
+                masks[name] = select(name, selectors, frame.pool(teacher), 0).rows
+            except DataError as error:
+                left_out[name] = str(error)
+        found[teacher] = kappas(masks) | {"left_out": left_out}
+    return found

@@ -1,0 +1,44 @@
+"""Job kind `inspect`: look at scores before trusting them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from jobs.kinds.score import RolloutJob
+from sftfilter.selectors import Selector, check_references
+
+if TYPE_CHECKING:
+    from jobs.console import Stages
+
+ROWS_PER_DECILE = 3
+
+
+class Inspect(RolloutJob):
+    """Histograms, agreement between scorers, and rows of each decile beside the other teachers' answers."""
+
+    kind: Literal["inspect"]
+    selectors: Annotated[dict[str, Selector], Field(description="their agreement is shown as Cohen's kappa")] = Field(
+        default={}
+    )
+    rows_per_decile: Annotated[
+        int, Field(gt=0, le=100, description="rows shown of each decile, scorer and teacher")
+    ] = ROWS_PER_DECILE
+
+    @model_validator(mode="after")
+    def _references(self) -> Inspect:
+        check_references(self.selectors, self.scorers)
+        return self
+
+    def run(self, root: Path, stages: Stages, command: str) -> Mapping[str, Any]:
+        """Findings, printed and as a page; answers inspect.json."""
+        from jobs.inspection import run_inspect
+
+        return run_inspect(self, root, stages, command, self.rows_per_decile)
+
+    def page(self, root: Path) -> Path:
+        """The page of findings."""
+        return root / self.name / "inspect" / "index.html"
