@@ -52,7 +52,7 @@ def histograms(findings: Mapping[str, Any]) -> Table:
                 own = findings["scores"].get(group, {}).get(scorer) if column == "teacher" else None
                 errors, mean = (f"{own['errors']:,}", short_number(own["mean"])) if own else ("", "")
                 label = group if column == "teacher" else f"{column} {_short(group)}"
-                table.add_row(printable(f"  {label}", 22), sparkline(counts), f"{sum(counts):,}", errors, mean)
+                table.add_row(Text("  ") + printable(label, 20), sparkline(counts), f"{sum(counts):,}", errors, mean)
         table.add_section()
     return table
 
@@ -145,6 +145,19 @@ def kappa(selections: Mapping[str, Any]) -> Table | None:
     return table
 
 
+def checks(findings: Mapping[str, Any]) -> Table | None:
+    """What the guards counted; what they found is on the page. None when none ran."""
+    found = findings.get("checks", [])
+    if not found:
+        return None
+    table = plain_table("Guards")
+    table.add_column("guard", no_wrap=True)
+    table.add_column("counts", ratio=1)
+    for one in found:
+        table.add_row(one["guard"], ", ".join(f"{key.replace('_', ' ')} {n:,}" for key, n in one["counts"].items()))
+    return table
+
+
 def everything(findings: Mapping[str, Any]) -> RenderableType:
     """All of it, in the order in which a person asks."""
     first = next(iter(findings["scores"]))
@@ -152,6 +165,13 @@ def everything(findings: Mapping[str, Any]) -> RenderableType:
     head = Text(
         f"{prompts['all']:,} prompts, {prompts['answered_by_every_teacher']:,} of them answered by every teacher"
     )
-    shown = [head, histograms(findings), agreement(findings), kappa(findings.get("selections", {})), errors(findings)]
+    shown = [
+        head,
+        histograms(findings),
+        agreement(findings),
+        kappa(findings.get("selections", {})),
+        errors(findings),
+        checks(findings),
+    ]
     parts = [part for part in [*shown, *decile_rows(findings, first)] if part is not None]
     return Group(*(piece for part in parts for piece in (part, "")))

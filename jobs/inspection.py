@@ -9,14 +9,17 @@ from typing import Any
 from jobs.console import Stages
 from jobs.frames import frame_of
 from jobs.inspect_tables import everything
-from jobs.kinds.inspect import ROWS_PER_DECILE
+from jobs.kinds.inspect import ROWS_PER_DECILE, Inspect
 from jobs.kinds.score import RolloutJob
 from jobs.kinds.study import Study
 from jobs.score import Scored, job_record, score_everything, write_json
-from sftfilter.artifacts import disk_errors
+from jobs.tutoring import base_of
+from sftfilter.artifacts import Store, disk_errors
 from sftfilter.errors import DataError
+from sftfilter.guards import Guards, run_guards
 from sftfilter.inspection.agreement import kappas
 from sftfilter.inspection.findings import find
+from sftfilter.prompts import load_prompts
 from sftfilter.report.inspection import write_inspection
 from sftfilter.selectors import Selector, select
 
@@ -31,6 +34,8 @@ def run_inspect(
         texts = {teacher: artifact.path / "rollouts.parquet" for teacher, artifact in scored.rollouts.items()}
         findings = find(scored.table, texts, list(spec.scorers), rows_per_decile)
         findings["selections"] = _selections(getattr(spec, "selectors", {}), scored)
+    with stages.stage("guards", "duplicates, overlap with evaluation prompts, token lengths"):
+        findings["checks"] = _checks(spec, scored, Store(root / "artifacts"), stages)
     record = job_record(spec, scored, stages, command) | findings
     write_json(folder / "inspect.json", record)
     with disk_errors(folder):
@@ -38,6 +43,44 @@ def run_inspect(
     stages.console.print(everything(record))
     stages.console.print(f"Page: {page}", soft_wrap=True)
     return record
+
+
+def _checks(spec: RolloutJob | Study, scored: Scored, store: Store, stages: Stages) -> list[dict[str, Any]]:
+    """What each guard found: caption, columns, rows and counts. Only an `inspect` spec names a model and evaluations."""
+    settings = spec.guards if isinstance(spec, Inspect) else Guards()
+    base, evaluation = None, {}
+    if isinstance(spec, Inspect) and spec.base_model:
+        base = base_of(spec.base_model, None)
+        evaluation = {
+            name: load_prompts(
+                source,
+                store=store,
+                chat=base.chat,
+                context_length=base.context_length,
+                answer_tokens=0,
+                error_budget=spec.error_budget,
+            )
+            for name, source in spec.evaluation.items()
+        }
+    reports = run_guards(
+        settings,
+        scored.rollouts,
+        None,
+        evaluation,
+        store,
+        chat=base.chat if base else None,
+        context_length=base.context_length if base else None,
+    )
+    return [
+        {
+            "guard": report.guard,
+            "counts": report.counts,
+            "columns": list(report.columns),
+            "rows": [list(row) for row in report.rows()],
+            "artifact": str(stages.note(report.artifact, report.guard).path),
+        }
+        for report in reports
+    ]
 
 
 def _selections(selectors: Mapping[str, Selector], scored: Scored) -> dict[str, Any]:

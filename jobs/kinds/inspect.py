@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from jobs.kinds.score import RolloutJob
+from sftfilter.guards import Guards
+from sftfilter.prompts import PromptSource
 from sftfilter.selectors import Selector, check_references
 
 if TYPE_CHECKING:
@@ -28,9 +30,20 @@ class Inspect(RolloutJob):
         int, Field(gt=0, le=100, description="rows shown of each decile, scorer and teacher")
     ] = ROWS_PER_DECILE
 
+    guards: Annotated[Guards, Field(description="duplicates, overlap with evaluation prompts, token lengths")] = (
+        Guards()
+    )
+    base_model: Annotated[str | None, Field(description="whose tokens are counted; default: none are")] = None
+    evaluation: Annotated[
+        dict[str, PromptSource],
+        Field(description="prompts that the training prompts must not contain; needs base_model"),
+    ] = Field(default={})
+
     @model_validator(mode="after")
     def _references(self) -> Inspect:
         check_references(self.selectors, self.scorers)
+        if self.evaluation and self.base_model is None:
+            raise ValueError("evaluation: reading prompts takes a tokenizer; set base_model")
         return self
 
     def run(self, root: Path, stages: Stages, command: str) -> Mapping[str, Any]:

@@ -33,7 +33,7 @@ def write_inspection(folder: Path, findings: Mapping[str, Any]) -> Path:
         "agreement": [_agreement(teacher, matrices) for teacher, matrices in found["agreement"].items()],
         "kappas": [_kappa(teacher, one) for teacher, one in f.part(found, "selections").items()],
         "errors_table": _errors(found["reasons"]),
-        "checks": [table_of(**check) for check in f.items(found, "checks")],
+        "checks": [_check(one) for one in f.items(found, "checks")],
         "shown": len(found["rows"]),
     }
     plots = [one for scorer in scorers for one in scorer["plots"]]
@@ -155,6 +155,14 @@ def _kappa(teacher: str, found: Mapping[str, Any]) -> Table:
     ]
     caption = f"Selectors of teacher {teacher}: rows taken, and Cohen's kappa with each other"
     return table_of(caption, ["selector", "rows", *names], rows, range(1, len(names) + 2))
+
+
+def _check(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What one guard counted, and the first rows of what it found."""
+    counts = "; ".join(f"{key.replace('_', ' ')}: {f.count(value)}" for key, value in found["counts"].items())
+    columns = [name.replace("_", " ") for name in found["columns"]]
+    table = table_of(f"{found['guard']}, the first {len(found['rows'])}", columns, found["rows"])
+    return {"guard": found["guard"], "counts": counts, "table": table if found["rows"] else None}
 
 
 def _errors(reasons: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table | None:
