@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 from sftfilter.config import Settings, stable_hash
 
 if TYPE_CHECKING:
+    import polars as pl
     import pyarrow as pa
 
 
@@ -80,3 +81,7 @@ class ScorerSettings(Settings):
             device: `cpu` or `cuda`.
         """
         raise NotImplementedError
+
+    def notes(self, scores: pl.LazyFrame) -> Sequence[str]:  # noqa: ARG002
+        """What a person should know about a finished table of scores (schema SCORES)."""
+        return ()
