@@ -37,12 +37,14 @@ class Stages:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - began, 2)
 
     def note(self, artifact: Artifact, what: str = "") -> Artifact:
-        """Remember an artifact and print where it lies."""
+        """Remember an artifact and print where it lies, and what a person should know of it."""
         entry = {"stage": artifact.stage, "key": artifact.key, "path": str(artifact.path), "reused": artifact.reused}
         if entry["key"] in {a["key"] for a in self.artifacts} and artifact.stage != "student":
             return artifact  # two arms may share a student, and both are worth a line
         self.artifacts.append(entry)
         self.console.print(f"  {'reused' if artifact.reused else 'made  '}  {artifact.path.name}  [dim]{what}[/]")
+        for text in artifact.meta.get("notes", ()):
+            self.console.print(f"  [yellow]note[/]    {text}", soft_wrap=True)
         return artifact
 
     @contextmanager

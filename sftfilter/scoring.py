@@ -70,6 +70,7 @@ def score_rollouts(
 
     def make(folder: Path) -> dict[str, Any]:
         import numpy as np
+        import polars as pl
 
         parts = part_folder(store.root, fingerprint)
         wanted = np.ones(row_count(table), bool)
@@ -92,7 +93,9 @@ def score_rollouts(
                     on_rows(rows)
         seconds = round(time.monotonic() - began, 3)
         counts = _gather(name, fingerprint, table, parts, folder, error_budget)
-        return counts | {"scored_before": before, "seconds": seconds, "scoring_seconds": round(scoring, 4)}
+        times = {"seconds": seconds, "scoring_seconds": round(scoring, 4)}
+        notes = scorer.notes(pl.scan_parquet(folder / "scores.parquet"))
+        return counts | {"scored_before": before, **times} | ({"notes": list(notes)} if notes else {})
 
     settings = {"fingerprint": fingerprint, "name": name}
     return store.build("scores", version=VERSION, settings=settings, inputs={"rollouts": rollouts.key}, make=make)

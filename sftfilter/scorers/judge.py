@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
-    from sftfilter.endpoint.client import BlockingClient, ChatRequest
+    from sftfilter.endpoint.client import ChatRequest
     from sftfilter.endpoint.replies import Answer, Failure
     from sftfilter.journal import Journal
 
@@ -118,15 +117,10 @@ class JudgeScorer:
     """Asks about every row of a batch at once; each row stands for itself."""
 
     def __init__(self, judge: Judge, journal: Journal) -> None:
-        self.judge = judge
-        self.journal = journal
-
-    @cached_property
-    def client(self) -> BlockingClient:
-        """Made with the first row: an error in an actor's constructor would reach nobody."""
         from sftfilter.endpoint.client import BlockingClient
 
-        return BlockingClient(self.judge.endpoint, self.journal)
+        self.judge = judge
+        self.client = BlockingClient(judge.endpoint, journal)
 
     def score(self, batch: pa.Table) -> Scored:
         """A grade a row; null with an error where there is none. The detail is JSON: who graded, the quote, the reason."""
