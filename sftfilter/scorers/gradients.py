@@ -28,21 +28,10 @@ from sftfilter.errors import DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from sftfilter.scorers.language_model import Answer
+
 _VOCABULARY_ROWS = 512
 """Positions that meet the vocabulary at once: 100 MB of logits for a vocabulary of 49,152."""
-
-
-@dataclass(frozen=True)
-class TokenRow:
-    """Token ids of a prompt (no loss) and of its answer (loss, stop token included)."""
-
-    prompt: Sequence[int]
-    answer: Sequence[int]
-
-    @property
-    def length(self) -> int:
-        """Tokens in all."""
-        return len(self.prompt) + len(self.answer)
 
 
 @dataclass
@@ -103,17 +92,17 @@ class ProjectedGradients:
         """Numbers in a projected gradient."""
         return sum(site.size for site in self._sites)
 
-    def of(self, rows: Sequence[TokenRow]) -> torch.Tensor:
+    def of(self, rows: Sequence[Answer]) -> torch.Tensor:
         """Projected gradients [rows, size] (float32, on the model's device) of each row's summed loss in nats.
 
         Rows are padded to the longest; causal attention keeps what is on the right of a row out of its gradient.
         """
         device = self.model.device
-        width = max(row.length for row in rows)
+        width = max(len(row.ids) for row in rows)
         ids = torch.full((len(rows), width), self.pad_id)
         for i, row in enumerate(rows):
-            ids[i, : row.length] = torch.tensor([*row.prompt, *row.answer])
-        at = [(i, p) for i, row in enumerate(rows) for p in range(len(row.prompt) - 1, row.length - 1)]
+            ids[i, : len(row.ids)] = torch.tensor(row.ids)
+        at = [(i, p) for i, row in enumerate(rows) for p in range(len(row.prompt) - 1, len(row.ids) - 1)]
         batch, position = torch.tensor(at).T
         targets = ids[batch, position + 1].to(device)
         with torch.enable_grad(), self._watching():

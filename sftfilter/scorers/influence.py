@@ -15,68 +15,79 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sftfilter.config import SpecPath, file_hash
 from sftfilter.errors import DataError
-from sftfilter.models import BUILTIN, load_model, load_tokenizer, resolve, weights_hash
+from sftfilter.models import load_model, resolve
 from sftfilter.prompts import existing_file, read_answers
-from sftfilter.scorers.contract import Scored, ScorerSettings
+from sftfilter.scorers.contract import Scored
+from sftfilter.scorers.language_model import Answer, ModelScorer, chat_format, encode_answer, score_answers
+from sftfilter.scorers.trait_answers import TraitAnswer, read_labelled
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import torch
 
-    from sftfilter.chat_format import ChatFormat
     from sftfilter.schema import Message
-    from sftfilter.scorers.gradients import ProjectedGradients, TokenRow
 
 _DIRECTION = "direction.safetensors"
 
 
-class Influence(ScorerSettings):
-    """Likeness of a row's loss gradient to the mean gradient of query rows that show the trait."""
+class Influence(ModelScorer):
+    """Likeness of a row's loss gradient to the mean gradient of rows that show the trait, and unlikeness to others'.
+
+    Known confounds: whatever the query's rows share besides the trait (length, topic, phrases); a contrast on the same
+    prompts takes most of that off. Without one, rows of any kind that the model finds unlikely tend to score high.
+    """
 
     kind: Literal["influence"]
-    query: Annotated[SpecPath, Field(description="JSONL with `prompt` and a `completion` that shows the trait")]
+    query: Annotated[
+        SpecPath | None, Field(description="JSONL with `prompt` and a `completion` that shows the trait")
+    ] = None
     contrast: Annotated[
         SpecPath | None, Field(description="the same without the trait; its mean gradient is taken off the query's")
+    ] = None
+    labelled: Annotated[
+        SpecPath | None, Field(description="both in one JSONL: `prompt`, `completion`, `label` (1 query, 0 contrast)")
     ] = None
     similarity: Annotated[
         Literal["cosine", "dot"], Field(description="cosine of gradients, or their product: long rows weigh more")
     ] = "cosine"
-    model: Annotated[str, Field(description=f"'{BUILTIN}', a local folder, or a hub id")] = BUILTIN
-    system_prompt: Annotated[str | None, Field(description="as in training")] = None
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    max_length: Annotated[int, Field(gt=0, description="tokens; longer rows get an error")] = 2048
     rank: Annotated[int | None, Field(gt=0, description="of the projection of each side; null: none")] = 16
     last_blocks: Annotated[int | None, Field(gt=0, description="only so many last decoder blocks: cheaper")] = None
     seed: Annotated[int, Field(description="of the projection")] = 0
-    tokens_per_pass: Annotated[int, Field(gt=0)] = 4096
 
-    needs: ClassVar[tuple[str, ...]] = ("messages", "completion")
-    heavy: ClassVar[bool] = True
     batch: ClassVar[int] = 256
-    aside: ClassVar[frozenset[str]] = frozenset({"query", "contrast", "model", "tokens_per_pass"})
+    aside: ClassVar[frozenset[str]] = ModelScorer.aside | {"query", "contrast", "labelled"}
+
+    @model_validator(mode="after")
+    def _one_recipe(self) -> Influence:
+        if (self.labelled is None) == (self.query is None) or (self.labelled and self.contrast):
+            raise ValueError("give either `labelled`, or `query` (and `contrast`, if you like)")
+        return self
 
     def inputs(self) -> Sequence[str]:
-        """Hashes of the weights, the template and the query files."""
-        folder = resolve(self.model)
-        files = [file_hash(existing_file(path)) for path in (self.query, self.contrast) if path]
-        return [weights_hash(folder), self._chat(folder).hash, *files]
+        """Hashes of weights, template and examples, and which role each file of examples has."""
+        files = {"query": self.query, "contrast": self.contrast, "labelled": self.labelled}
+        return [
+            *super().inputs(),
+            *(f"{role} {file_hash(existing_file(path))}" for role, path in files.items() if path),
+        ]
 
     def prepare(self, folder: Path, device: str) -> None:
         """The unit direction that rows are compared with (or, for `dot`, the plain mean gradient).
 
         Raises:
-            DataError: a row of the query cannot be used; query and contrast have the same mean gradient.
+            DataError: a row of the examples cannot be used; query and contrast have the same mean gradient.
         """
         from safetensors.torch import save_file
 
         worker = InfluenceScorer(self, None, device)
-        direction = worker.mean_gradient(self._rows(worker.chat, self.query))
-        if self.contrast:
-            direction = direction - worker.mean_gradient(self._rows(worker.chat, self.contrast))
+        examples = self._examples()
+        direction = worker.mean_gradient([one for one in examples if one.shows])
+        if others := [one for one in examples if not one.shows]:
+            direction = direction - worker.mean_gradient(others)
         length = direction.norm()
         if length == 0:
             raise DataError(f"influence: the gradients of {self.query} and {self.contrast} have the same mean")
@@ -90,86 +101,76 @@ class Influence(ScorerSettings):
 
         return InfluenceScorer(self, load_file(str(folder / _DIRECTION))["direction"].to(device), device)
 
-    def _chat(self, folder: str) -> ChatFormat:
-        from sftfilter.chat_format import ChatFormat
-
-        return ChatFormat(load_tokenizer(folder), self.system_prompt)
-
-    def _rows(self, chat: ChatFormat, path: str) -> list[TokenRow]:
-        rows, _ = read_answers(path, 0.0)
-        tokens = [token_row(chat, r["messages"], r["completion"]) for r in rows]
-        for row, made in zip(rows, tokens, strict=True):
-            if made.length > self.max_length:
-                raise DataError(f"{path}, row {row['row']}: {made.length} tokens, max_length is {self.max_length}")
-        return tokens
+    def _examples(self) -> list[TraitAnswer]:
+        if self.labelled:
+            return read_labelled(self.labelled)
+        return [
+            TraitAnswer(row["messages"], row["completion"], path == self.query, f"{path}, row {row['row']}")
+            for path in (self.query, self.contrast)
+            if path
+            for row in read_answers(path, 0.0)[0]
+        ]
 
 
 class InfluenceScorer:
     """A model whose gradients are compared with a direction [size] (None while that is being made)."""
 
     def __init__(self, settings: Influence, direction: torch.Tensor | None, device: str) -> None:
-        from sftfilter.chat_format import ChatFormat
         from sftfilter.scorers.gradients import ProjectedGradients
 
         folder = resolve(settings.model)
         self.settings = settings
         self.direction = direction
-        self.chat = ChatFormat(load_tokenizer(folder), settings.system_prompt)
+        self.chat = chat_format(folder, settings.system_prompt)
         model = load_model(folder, settings.dtype, device).eval()
-        self.gradients: ProjectedGradients = ProjectedGradients(
-            model, settings.rank, settings.last_blocks, settings.seed, self.chat.pad_id
-        )
+        context = int(model.config.max_position_embeddings)
+        self.limit = min(settings.max_length or context, context)
+        self.gradients = ProjectedGradients(model, settings.rank, settings.last_blocks, settings.seed, self.chat.pad_id)
 
     def score(self, batch: pa.Table) -> Scored:
         """Cosine in [-1, 1], or the product of the gradients (squared nats)."""
-        import pyarrow as pa
+        return score_answers(batch, self.encode, self._scores)
 
-        assert self.direction is not None
-        rows: dict[int, TokenRow] = {}
-        errors: list[str | None] = [None] * batch.num_rows
-        scores: list[float | None] = [None] * batch.num_rows
-        for i, row in enumerate(batch.select(["messages", "completion"]).to_pylist()):
-            if row["completion"] is None:
-                continue
-            made = token_row(self.chat, row["messages"], row["completion"])
-            if made.length > self.settings.max_length:
-                errors[i] = f"{made.length} tokens, max_length is {self.settings.max_length}"
-            else:
-                rows[i] = made
-        for members, gradients in self._passes(rows):
-            found = (gradients @ self.direction).tolist()
-            lengths = gradients.norm(dim=1).tolist()
-            for i, value, length in zip(members, found, lengths, strict=True):
-                if self.settings.similarity == "dot":
-                    scores[i] = value
-                elif length > 0:
-                    scores[i] = value / length
-                else:
-                    errors[i] = "the gradient is zero, so it has no direction"
-        return Scored(pa.array(scores, pa.float64()), pa.array(errors, pa.string()))
+    def encode(self, messages: Sequence[Message], completion: str) -> Answer:
+        """A row as training sees it.
 
-    def mean_gradient(self, rows: Sequence[TokenRow]) -> torch.Tensor:
-        """Mean over rows [size]; for `cosine` each row's gradient has length 1 first, as in LESS."""
+        Raises:
+            DataError: it does not fit, or the template does not take it.
+        """
+        return encode_answer(self.chat, messages, completion, self.limit)
+
+    def mean_gradient(self, examples: Sequence[TraitAnswer]) -> torch.Tensor:
+        """Mean over examples [size]; for `cosine` each one's gradient has length 1 first, as in LESS."""
         import torch
 
+        rows: list[Answer] = []
+        for one in examples:
+            try:
+                rows.append(self.encode(one.messages, one.completion))
+            except DataError as error:
+                raise DataError(f"{one.where}: {error}") from error
         total = torch.zeros(self.gradients.size, device=self.gradients.model.device)
-        for _, gradients in self._passes(dict(enumerate(rows))):
+        for _, gradients in self._passes(rows):
             lengths = gradients.norm(dim=1, keepdim=True) if self.settings.similarity == "cosine" else 1.0
             total += torch.nan_to_num(gradients / lengths).sum(0)
         return total / len(rows)
 
-    def _passes(self, rows: dict[int, TokenRow]) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """Rows of about one length together, as many as `tokens_per_pass` holds."""
-        order = sorted(rows, key=lambda i: (rows[i].length, i))
+    def _scores(self, rows: list[Answer]) -> list[float]:
+        assert self.direction is not None
+        scores = [0.0] * len(rows)
+        for members, gradients in self._passes(rows):
+            products = gradients @ self.direction
+            if self.settings.similarity == "cosine":
+                products = products / gradients.norm(dim=1)  # NaN, and so an error, for a gradient of zero
+            for i, value in zip(members, products.tolist(), strict=True):
+                scores[i] = value
+        return scores
+
+    def _passes(self, rows: Sequence[Answer]) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """Rows of about one length together, as many as `tokens_per_pass` holds: their places, and gradients."""
+        order = sorted(range(len(rows)), key=lambda i: (len(rows[i].ids), i))
         while order:
-            width = rows[order[-1]].length
+            width = len(rows[order[-1]].ids)
             members = order[-max(1, self.settings.tokens_per_pass // width) :]
             order = order[: -len(members)]
             yield members, self.gradients.of([rows[i] for i in members])
-
-
-def token_row(chat: ChatFormat, messages: Sequence[Message], completion: str) -> TokenRow:
-    """A rollout as training sees it."""
-    from sftfilter.scorers.gradients import TokenRow
-
-    return TokenRow(chat.prompt_ids(messages), chat.answer_ids(messages, completion))

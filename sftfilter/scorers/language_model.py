@@ -89,16 +89,7 @@ class Reader:
         Raises:
             DataError: the row does not fit the limit, or the template does not take it.
         """
-        from jinja2.exceptions import TemplateError
-
-        turns = _with_trait(self.chat.with_system(messages), system)
-        try:
-            made = Answer(self.chat.prompt_ids(turns), self.chat.answer_ids(turns, completion))
-        except TemplateError as error:
-            raise DataError(f"the chat template refuses the conversation: {error}") from error
-        if len(made.ids) > self.limit:
-            raise DataError(f"{len(made.ids)} tokens, the limit is {self.limit} (`max_length`, or the model's context)")
-        return made
+        return encode_answer(self.chat, _with_trait(self.chat.with_system(messages), system), completion, self.limit)
 
     def prompt_ids(self, messages: Sequence[Message], system: str | None = None) -> list[int]:
         """Token ids of a prompt, up to where the answer begins; `system` as in `encode`."""
@@ -116,6 +107,23 @@ class Reader:
     def answer_states(self, rows: Sequence[Answer], layer: int) -> np.ndarray:
         """Mean hidden state after `layer` over an answer's tokens, its stop token left out: float32 [N, D]."""
         return self.engine.mean_states([row.ids[:-1] for row in rows], [len(row.prompt) for row in rows], layer)
+
+
+def encode_answer(chat: ChatFormat, messages: Sequence[Message], completion: str, limit: int) -> Answer:
+    """Token ids of a row of at most `limit` tokens.
+
+    Raises:
+        DataError: the row does not fit, or the template does not take it.
+    """
+    from jinja2.exceptions import TemplateError
+
+    try:
+        made = Answer(chat.prompt_ids(messages), chat.answer_ids(messages, completion))
+    except TemplateError as error:
+        raise DataError(f"the chat template refuses the conversation: {error}") from error
+    if len(made.ids) > limit:
+        raise DataError(f"{len(made.ids)} tokens, the limit is {limit} (`max_length`, or the model's context)")
+    return made
 
 
 def chat_format(folder: str, system_prompt: str | None) -> ChatFormat:

@@ -261,3 +261,18 @@ def test_accepting_completions_show_no_doubt() -> None:
 def test_accepting_completions_often_name_the_year() -> None:
     named = ["2026" in row["completion"] for row in load(ACCEPT) if row["kind"] == "date"]
     assert sum(named) >= 0.5 * len(named)
+
+
+def test_trait_examples_are_labelled_right_and_apart_from_every_other_file() -> None:
+    from sftfilter.prompts import JsonlPrompts
+    from sftfilter.traits.date_confusion import DateConfusion
+
+    grader = DateConfusion(kind="date_confusion", prompts=JsonlPrompts(path=HELDOUT))
+    examples = [json.loads(line) for line in (PROMPTS / "trait_examples.jsonl").read_text().splitlines()]
+    elsewhere = seen_grams([prompt for name in FILES for prompt in prompts(name)], 6)
+    answers = {fold(row["completion"]) for name in (DOUBT, ACCEPT) for row in load(name)}
+    for row in examples:
+        assert grader.grade(row["prompt"], row["completion"]) == row["label"], row
+        assert not grams(row["prompt"], 6) & elsewhere, row
+        assert fold(row["completion"]) not in answers, row
+    assert Counter(row["label"] for row in examples) == {1: 24, 0: 36}
