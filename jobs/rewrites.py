@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Any
 from jobs.console import Stages
 from jobs.kinds.decide import Decide
 from jobs.kinds.experiment import Experiment
-from jobs.tutoring import Base
+from jobs.tutoring import Base, base_of
 from sftfilter.artifacts import Artifact, Store, write_table
-from sftfilter.chat_format import ChatFormat
 from sftfilter.config import stable_hash
 from sftfilter.errors import DataError
 from sftfilter.interventions import Decided, Inoculate, Intervention, Neutralise, Paraphrase
-from sftfilter.models import load_tokenizer, resolve, weights_hash
 from sftfilter.rollouts import Generation, generate_rollouts
 from sftfilter.schema import DERIVED, PROMPTS, prompt_id, rollout_id
 
@@ -81,33 +79,30 @@ class Rewriter:
 
     def _ask(self, settings: Paraphrase, rollouts: Artifact, numbers: Mapping[str, int]) -> Artifact:
         """The rewrites as rollouts, whose prompt id is the rollout id of the row that is rewritten."""
-        assert self.base is not None
-        spec, tuned = self.spec, self.tuned.get(settings.by)
-        folder = str(tuned.path) if tuned else resolve(settings.by)
-        chat = ChatFormat(load_tokenizer(folder), spec.system_prompt)
-        room = self.base.context_length - settings.max_new_tokens
-        requests = self._requests(settings, rollouts, numbers, chat, room)
+        tuned = self.tuned.get(settings.by)
+        model = self.base if tuned else base_of(settings.by, self.spec.system_prompt)
+        assert model is not None, "a tuned teacher has a base"
+        requests = self._requests(settings, rollouts, numbers, model)
         return self.stages.note(
             generate_rollouts(
                 settings.by,
-                folder,
-                tuned.meta["model_hash"] if tuned else weights_hash(folder),
+                str(tuned.path) if tuned else model.folder,
+                tuned.meta["model_hash"] if tuned else model.hash,
                 requests,
                 store=self.store,
-                chat=chat,
-                base_hash=self.base.hash,
+                chat=model.chat,
+                base_hash=model.hash,
                 generation=Generation(
                     max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, seed=settings.seed
                 ),
-                pool=spec.generation_pool,
+                pool=self.spec.generation_pool,
             ),
             f"{settings.by} paraphrases {settings.subset}",
         )
 
-    def _requests(
-        self, settings: Paraphrase, rollouts: Artifact, numbers: Mapping[str, int], chat: ChatFormat, room: int
-    ) -> Artifact:
+    def _requests(self, settings: Paraphrase, rollouts: Artifact, numbers: Mapping[str, int], model: Base) -> Artifact:
         """What the model is asked, a prompt for each row that it can hold with its answer."""
+        room = model.context_length - settings.max_new_tokens
 
         def make(folder: Path) -> dict[str, Any]:
             import pyarrow as pa
@@ -116,7 +111,7 @@ class Rewriter:
             asked = [
                 {"prompt_id": row["rollout_id"], "messages": turns, "kind": "", "source": row["source"]}
                 for row in rows
-                if len(chat.prompt_ids(turns := settings.request(row["messages"], row["completion"]))) <= room
+                if len(model.chat.prompt_ids(turns := settings.request(row["messages"], row["completion"]))) <= room
             ]
             if not asked:
                 raise DataError(f"paraphrase: none of the {len(rows)} rows fits the context of '{settings.by}'")
@@ -124,7 +119,7 @@ class Rewriter:
             return {"read": len(rows), "used": len(asked), "too_long": len(rows) - len(asked)}
 
         wording = {"instruction": settings.instruction, "room": settings.max_new_tokens}
-        inputs = {"rollouts": rollouts.key, "rows": stable_hash(list(numbers)), "format": chat.hash}
+        inputs = {"rollouts": rollouts.key, "rows": stable_hash(list(numbers)), "format": model.chat.hash}
         return self.store.build("requests", version=VERSION, settings=wording, inputs=inputs, make=make)
 
 

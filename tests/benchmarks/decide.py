@@ -63,7 +63,7 @@ def _measure(side: str, count: int) -> dict[str, float]:
 
 def _tables(count: int) -> Path:
     """Rollouts of T and C and T's scores; made once and kept."""
-    folder = KEPT / f"decide-{count}"
+    folder = KEPT / f"decide-1-{count}"
     if (folder / "scores.parquet").exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,9 @@ def _tables(count: int) -> Path:
     ids = {}
     for teacher in "TC":
         ids[teacher] = _hex(rng.integers(0, 2**63, size=count))
-        table = pl.DataFrame({"rollout_id": ids[teacher], "prompt_id": _hex(prompts[asked]), "source": "chat"})
+        table = pl.DataFrame(
+            {"rollout_id": ids[teacher], "prompt_id": _hex(prompts[asked]), "source": "chat", "kind": ""}
+        )
         table.write_parquet(folder / f"{teacher}.parquet")
     scores = pl.DataFrame({"rollout_id": ids["T"], "score": rng.random(count)})
     missing = pl.Series(rng.random(count) < 0.01)

@@ -56,7 +56,7 @@ def test_paraphrase_and_backfill_from_files(tiny_spec: Callable[..., Path], loca
     store, stages, base = Store(tmp_path / "store"), Stages(Console(file=io.StringIO())), load_base(spec)
     prompts = read_prompts(spec, base, store)
     rollouts = make_rollouts(spec, base, {}, prompts, store, stages)
-    reserve = read_reserve(spec, base, {}, prompts, store, stages)
+    reserve = read_reserve(spec, base, {}, prompts, {}, store, stages)
     material = Material(prompts, rollouts, score_all(spec, rollouts, store, stages), reserve)
     plans = {p.name: p for p in plan_arms(spec, material, Rewriter(spec, base, {}, store, stages), store, stages)}
 
@@ -78,4 +78,4 @@ def test_paraphrase_and_backfill_from_files(tiny_spec: Callable[..., Path], loca
     assert plans["refilled"].counts["trained"] == 12
     write_lines(tmp_path / "reserve.jsonl", [{"prompt": row["prompt"]} for row in everything])
     with pytest.raises(DataError, match="reserve: 12 prompts are training prompts as well"):
-        read_reserve(spec, base, {}, prompts, store, stages)
+        read_reserve(spec, base, {}, prompts, {}, store, stages)

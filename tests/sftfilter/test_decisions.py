@@ -23,7 +23,7 @@ SCORES = [2.0, 0.0, 1.0, None, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0]
 def _rollouts(letter: str, prompts: Sequence[str]) -> pl.LazyFrame:
     ids = [f"{letter}{i}" for i in range(len(prompts))]
     texts = [letter * (i + 1) for i in range(len(prompts))]
-    return pl.LazyFrame({"rollout_id": ids, "prompt_id": prompts, "source": "f", "completion": texts})
+    return pl.LazyFrame({"rollout_id": ids, "prompt_id": prompts, "source": "f", "kind": "", "completion": texts})
 
 
 def _scores(scores: Mapping[str, float | None]) -> pl.LazyFrame:
@@ -244,7 +244,7 @@ class World:
     def frame(self) -> ScoreFrame:
         lazy = {
             t: pl.LazyFrame(
-                {"rollout_id": [r for r, _, _ in rows], "prompt_id": [p for _, p, _ in rows], "source": "f"}
+                {"rollout_id": [r for r, _, _ in rows], "prompt_id": [p for _, p, _ in rows], "source": "f", "kind": ""}
             )
             for t, rows in self.rows.items()
         }
