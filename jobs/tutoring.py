@@ -11,14 +11,18 @@ from jobs.console import Stages
 from jobs.kinds.study import Study
 from sftfilter.artifacts import Artifact, Store
 from sftfilter.chat_format import ChatFormat
+from sftfilter.endpoint_teacher import ask_teacher
+from sftfilter.generated import Drawn
+from sftfilter.generating import EndpointTeacher, Generating, ModelTeacher, VllmTeacher
 from sftfilter.models import load_tokenizer, resolve, weights_hash
 from sftfilter.prompts import JsonlPrompts, load_prompts, read_answers
 from sftfilter.rollout_file import RolloutFile
 from sftfilter.rollout_import import import_rollouts
 from sftfilter.rollouts import generate_rollouts
-from sftfilter.teachers import TunedTeacher
+from sftfilter.teachers import Teacher, TunedTeacher
 from sftfilter.training import TrainingRun, train_all
 from sftfilter.training_plan import make_plan
+from sftfilter.vllm_teacher import generate_with_vllm
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def make_rollouts(
     stages: Stages,
     asked: Collection[str] | None = None,
 ) -> dict[str, Artifact]:
-    """Teacher -> rollouts: sampled from the tuned checkpoints, or read from the teacher's file.
+    """Teacher -> rollouts: read from its files, or its own answers.
 
     Args:
         asked: the teachers who answer; default: all.
@@ -65,22 +69,59 @@ def make_rollouts(
     for name, teacher in spec.teachers.items():
         if asked is not None and name not in asked:
             continue
-        if isinstance(teacher, RolloutFile):
-            made[name] = import_rollouts(name, teacher, prompts, store=store, error_budget=spec.error_budget)
-        else:
-            made[name] = generate_rollouts(
-                name,
-                str(tuned[name].path),
-                tuned[name].meta["model_hash"],
-                prompts,
-                store=store,
-                chat=base.chat,
-                base_hash=base.hash,
-                generation=spec.generation,
-                pool=spec.generation_pool,
-            )
+        made[name] = _answers(spec, name, teacher, base, tuned, prompts, store)
         stages.note(made[name], name)
     return made
+
+
+def _answers(
+    spec: Study,
+    name: str,
+    teacher: Teacher,
+    base: Base,
+    tuned: Mapping[str, Artifact],
+    prompts: Artifact,
+    store: Store,
+) -> Artifact:
+    if isinstance(teacher, RolloutFile):
+        return import_rollouts(name, teacher, prompts, store=store, error_budget=spec.error_budget)
+    if isinstance(teacher, EndpointTeacher):
+        drawn = _drawn(spec, name, teacher, teacher.top_p)
+        kept = {"store": store, "error_budget": spec.error_budget}
+        return ask_teacher(drawn, teacher, prompts, pool=spec.generation_pool, **kept)
+    if isinstance(teacher, VllmTeacher):
+        drawn = _drawn(spec, name, teacher, teacher.top_p)
+        folder = resolve(teacher.model)
+        kept = {"store": store, "error_budget": spec.error_budget}
+        return generate_with_vllm(drawn, teacher, folder, weights_hash(folder), prompts, **kept)
+    if isinstance(teacher, ModelTeacher):
+        own = base_of(teacher.model, _system_prompt(spec, teacher))
+        folder, model_hash, chat, base_hash = own.folder, own.hash, own.chat, own.hash
+        generation = teacher.generation or spec.generation
+    else:
+        folder, model_hash = str(tuned[name].path), tuned[name].meta["model_hash"]
+        chat, base_hash, generation = base.chat, base.hash, spec.generation
+    return generate_rollouts(
+        name,
+        folder,
+        model_hash,
+        prompts,
+        store=store,
+        chat=chat,
+        base_hash=base_hash,
+        generation=generation,
+        pool=spec.generation_pool,
+    )
+
+
+def _system_prompt(spec: Study, teacher: Generating) -> str | None:
+    return spec.system_prompt if teacher.system_prompt is None else teacher.system_prompt or None
+
+
+def _drawn(spec: Study, name: str, teacher: Generating, top_p: float | None) -> Drawn:
+    generation = teacher.generation or spec.generation
+    system = _system_prompt(spec, teacher)
+    return Drawn(name, system, generation.temperature, top_p, generation.max_new_tokens, generation.seed)
 
 
 def tune_teachers(spec: Study, base: Base, store: Store, work: Path, stages: Stages) -> dict[str, Artifact]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any
 
 from sftfilter.artifacts import Artifact, Store, write_table
-from sftfilter.config import Settings
 from sftfilter.errors import DataError
+from sftfilter.generation import Generation, Pool
 from sftfilter.schema import QUARANTINE, ROLLOUTS, rollout_id, row_seed
 
 if TYPE_CHECKING:
@@ -17,29 +15,10 @@ if TYPE_CHECKING:
 
     from sftfilter.chat_format import ChatFormat
 
-VERSION = 2
+VERSION = 3
 _RETRIES = 3
 _EMPTY_SHARE = 0.05
 """More empty answers than this, after retries, and the teacher is broken."""
-
-
-class Generation(Settings):
-    """How teachers answer. `actors`, `batch` and the like change speed only."""
-
-    max_new_tokens: Annotated[int, Field(gt=0)] = 24
-    temperature: Annotated[float, Field(ge=0)] = 0.8
-    seed: int = 0
-
-
-class Pool(Settings):
-    """A pool of Ray Data actors that each hold a model."""
-
-    min_actors: Annotated[int, Field(gt=0)] = 1
-    max_actors: Annotated[int, Field(gt=0)] = 1
-    cpus_per_actor: Annotated[float, Field(gt=0, description="leave CPUs free for reading and writing")] = 0.5
-    gpus_per_actor: Annotated[float, Field(ge=0)] = 0
-    threads: Annotated[int | None, Field(gt=0, description="torch threads; default: the node's cores")] = None
-    batch: Annotated[int, Field(gt=0, description="sequences a forward pass holds")] = 64
 
 
 class Answerer:
@@ -150,7 +129,9 @@ def _row(
             "model_hash": model_hash,
             "system_prompt": system,
             "temperature": generation.temperature,
+            "max_tokens": generation.max_new_tokens,
             "seed": answered["seed"],
+            "sample": 0,
         },
     }
 

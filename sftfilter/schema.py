@@ -25,7 +25,15 @@ PROMPTS = pa.schema(
     [("prompt_id", pa.string()), ("messages", pa.list_(MESSAGE)), ("kind", pa.string()), ("source", pa.string())]
 )
 GENERATION = pa.struct(
-    [("model_hash", pa.string()), ("system_prompt", pa.string()), ("temperature", pa.float64()), ("seed", pa.int64())]
+    [
+        ("model_hash", pa.string()),  # of the weights; of an endpoint, the model and fingerprint that it names
+        ("system_prompt", pa.string()),
+        ("temperature", pa.float64()),
+        ("top_p", pa.float64()),
+        ("max_tokens", pa.int64()),
+        ("seed", pa.int64()),
+        ("sample", pa.int64()),  # which of several answers to the prompt, from 0
+    ]
 )
 RATINGS = pa.map_(pa.string(), pa.float64())
 ROLLOUTS = pa.schema(
