@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.table import Table
 
 from jobs.calibrate_retrain import Retrained
@@ -20,7 +21,7 @@ from jobs.score import write_json
 from sftfilter.artifacts import Artifact
 
 if TYPE_CHECKING:
-    from jobs.calibrate import Bench
+    from jobs.calibrate_bench import Bench
 
 _PACKAGES = ("ray", "torch", "transformers", "deepspeed", "numpy", "polars", "pydantic", "sftfilter")
 
@@ -30,7 +31,7 @@ def write_calibration(
     root: Path,
     bench: Bench,
     scores: Mapping[str, Artifact],
-    pool: Artifact,
+    overlaps: Artifact,
     retrained: Retrained | None,
     stages: Stages,
     command: str,
@@ -53,7 +54,7 @@ def write_calibration(
             for (name, subtlety, rate), worth in bench.worth.items()
         ],
         "retrain": retrained.as_dict() if retrained else None,
-        "counts": {"pool": pool.meta["used"], **bench.pairs.counts},
+        "counts": {"overlapping_prompts": overlaps.meta["overlapping_texts"], **bench.pairs.counts},
     }
     results["recommendation"] = recommend(results)
     results["caveats"] = [*caveats(spec, results), *changed_gates(root / spec.name)]
@@ -85,67 +86,85 @@ def _scorer(spec: Calibrate, name: str, scores: Artifact) -> dict[str, Any]:
 
 
 def _show(results: Mapping[str, Any], path: Path, stages: Stages) -> None:
+    show = stages.console.print
     for subtlety in dict.fromkeys(m["subtlety"] for m in results["mixtures"]):
-        stages.console.print(worth_table(results, subtlety))
+        show(worth_table(results, subtlety))
     for skipped in results["skipped"]:
-        stages.console.print(f"  {skipped['subtlety']} at {skipped['rate']:.0%}: not measured, {skipped['reason']}")
+        show(f"{skipped['subtlety']} at {skipped['rate']:.0%}: not measured, {skipped['reason']}")
+    show(cost_table(results))
     if results["retrain"]:
-        stages.console.print(retrain_table(results["retrain"]))
+        show(retrain_table(results["retrain"]))
     for sentence in results["recommendation"]:
-        stages.console.print(f"- {sentence}", soft_wrap=True)
+        show(f"- {sentence}", soft_wrap=True)
     for sentence in results["caveats"]:
-        stages.console.print(f"  [dim]{sentence}[/]", soft_wrap=True)
-    stages.console.print(f"Results: {path}", soft_wrap=True)
+        show(f"  [dim]{sentence}[/]", soft_wrap=True)
+    show(f"Results: {path}", soft_wrap=True)
 
 
 def worth_table(results: Mapping[str, Any], subtlety: str) -> Table:
     """Scorers on one subtlety, best first at its highest rate."""
     mixtures = [m for m in results["mixtures"] if m["subtlety"] == subtlety]
-    rates = [m["rate"] for m in mixtures]
+    top = mixtures[-1]
     found = {(w["scorer"], w["rate"]): w for w in results["table"] if w["subtlety"] == subtlety}
-    table = Table(title=f"{subtlety} rows among {mixtures[0]['rows']}", title_justify="left")
-    table.add_column("scorer", no_wrap=True)
-    for mixture in mixtures:
-        table.add_column(f"AUPRC\n{mixture['rate']:.0%}, {mixture['planted']} rows", justify="right", no_wrap=True)
-    for head in (f"AUROC\n{rates[-1]:.0%}", f"precision\nat {rates[-1]:.0%}", "found in\ntwice that"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for head in ("s per 1,000\nrows", "errors"):
-        table.add_column(head, justify="right")
-    names = sorted(results["scorers"], key=lambda n: -(found[n, rates[-1]]["auprc"]["estimate"] or 0))
+    planted = ", ".join(f"{m['planted']} ({m['rate']:.0%})" for m in mixtures)
+    table = plain_table(f"{subtlety}: {planted} planted among {top['rows']} rows")
+    for head in ("scorer", *(f"AUPRC\n{m['rate']:.0%}" for m in mixtures), "AUROC", "found", "x 2"):
+        table.add_column(head, justify="left" if head == "scorer" else "right", no_wrap=True)
+    names = sorted(results["scorers"], key=lambda n: -(found[n, top["rate"]]["auprc"]["estimate"] or 0))
     for name in names:
-        top = found[name, rates[-1]]
-        mark = " *" if top["better_than_chance"] else " (reversed)" if top["reversed"] else ""
-        cells = [_share(found[name, rate]["auprc"]) for rate in rates]
-        cells += [_share(top["auroc"]) + mark, _share(top["precision"]), _share(top["recall_at_twice"])]
-        cost, errors = results["scorers"][name]["seconds_per_1000_rows"], results["scorers"][name]["errors"]
-        table.add_row(name, *cells, "-" if cost is None else f"{cost:.2f}", str(errors))
-    chance = [f"{mixture['planted'] / mixture['rows']:.2f}" for mixture in mixtures]
-    table.add_row("[dim]chance[/]", *chance, "0.50", chance[-1], f"{2 * float(chance[-1]):.2f}", "", "", style="dim")
-    table.caption = "* better than chance, allowing for the number of scorers"
-    table.caption_justify = "left"
+        best = found[name, top["rate"]]
+        areas = [_share(found[name, m["rate"]]["auprc"], interval=m is top) for m in mixtures]
+        mark = "*" if best["better_than_chance"] else "r" if best["reversed"] else " "
+        further = [_share(best[key], interval=False) for key in ("precision", "recall_at_twice")]
+        table.add_row(name, *areas, f"{_share(best['auroc'])} {mark}", *further)
+    chance = [m["planted"] / m["rows"] for m in mixtures]
+    further = [0.5, chance[-1], 2 * chance[-1]]
+    table.add_row("chance", *(f"{value:.2f}" for value in [*chance, *further]), style="dim")
+    table.caption = (
+        f"at {top['rate']:.0%}: planted rows found among as many rows as were planted (the precision there as well), and "
+        "among twice as many; * better than chance, r worse, allowing for the number of comparisons"
+    )
     return table
+
+
+def cost_table(results: Mapping[str, Any]) -> Table:
+    """What each scorer cost."""
+    table = plain_table("cost, as measured when the rows were scored")
+    for head in ("scorer", "s per 1,000 rows", "rows timed", "s with start-up", "errors"):
+        table.add_column(head, justify="left" if head == "scorer" else "right", no_wrap=True)
+    for name, scorer in results["scorers"].items():
+        cost, wall = scorer["seconds_per_1000_rows"], scorer["wall_seconds"]
+        shown = ("-" if value is None else f"{value:.2f}" for value in (cost, wall))
+        table.add_row(name, next(shown), str(scorer["rows_timed"]), next(shown), f"{scorer['errors']}/{scorer['rows']}")
+    return table
+
+
+def plain_table(title: str) -> Table:
+    """Without a frame, so that it fits 80 columns."""
+    return Table(
+        title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False
+    )
 
 
 def retrain_table(retrained: Mapping[str, Any]) -> Table:
     """Students' trait by what was removed."""
-    table = Table(title="students trained on one mixture", title_justify="left")
-    table.add_column("arm", no_wrap=True)
-    table.add_column("removed", justify="right")
-    table.add_column("planted left", justify="right")
+    table = plain_table("students trained on one mixture")
     groups = list(retrained["arms"][0]["rates"])
-    for group in groups:
-        table.add_column(group, justify="right", no_wrap=True)
-    table.add_column("of the oracle's gain", justify="right", no_wrap=True)
+    for head in ("arm", "removed", "left", *groups, "of oracle's gain"):
+        table.add_column(head, justify="left" if head == "arm" else "right", no_wrap=True)
     for arm in retrained["arms"]:
         share = retrained["recovered"].get(arm["scorer"])
-        rates = [_share(arm["rates"][group]) for group in groups]
+        rates = [_share(arm["rates"][group], interval=group == groups[0]) for group in groups]
         recovered = _share(share["share"]) if share else ""
         table.add_row(arm["name"], str(arm["removed"]), str(arm["planted_left"]), *rates, recovered)
+    table.caption = "left: planted rows that are still there; rates of the trait on held-out prompts"
     return table
 
 
-def _share(value: Mapping[str, Any]) -> str:
+def _share(value: Mapping[str, Any], interval: bool = True) -> str:
     if value["estimate"] is None:
         return "-"
-    interval = "" if value["low"] is None else f" [{value['low']:.2f}-{value['high']:.2f}]"
-    return f"{value['estimate']:.2f}{interval}"
+    if not interval or value["low"] is None:
+        return f"{value['estimate']:.2f}"
+    low, high = (f"{value[end]:.2f}".removeprefix("0") for end in ("low", "high"))
+    return f"{value['estimate']:.2f} [{low}-{high}]"

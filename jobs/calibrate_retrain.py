@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.calibrate_bench import Bench
 from jobs.console import Stages
 from jobs.kinds.calibrate import Calibrate
 from jobs.outcome import prompt_means
@@ -90,10 +91,7 @@ class Retrained:
 def retrain(
     spec: Calibrate,
     base: Base,
-    pairs: Pairs,
-    mixtures: Mapping[tuple[str, float], Sequence[Mixture]],
-    scored: Mapping[str, ScoredPairs],
-    worth: Mapping[tuple[str, str, float], Worth],
+    bench: Bench,
     rollouts: Mapping[str, Artifact],
     heldout: Mapping[str, Artifact],
     store: Store,
@@ -105,12 +103,12 @@ def retrain(
     Scorers are chosen by the training rows alone; held-out prompts decide nothing but the result.
     """
     assert spec.retrain is not None
-    where = spec.retrain.subtlety, spec.retrain.rate
-    if where not in mixtures:
-        raise SpecError(f"retrain: there is no mixture of {where[0]} rows at {where[1]:.0%}; see the rows it needs")
-    mixture = mixtures[where][0]
-    best = best_scorers(spec, worth)
-    treatments = _treatments(mixture, {name: scored[name] for name in best})
+    pairs, where = bench.pairs, (spec.retrain.subtlety, spec.retrain.rate)
+    if where not in bench.mixtures:
+        raise SpecError(f"retrain: {where[0]} rows at {where[1]:.0%} cannot be mixed: {bench.skipped[where]}")
+    mixture = bench.mixtures[where][0]
+    best = best_scorers(spec, bench.worth)
+    treatments = _treatments(mixture, {name: bench.scored[name] for name in best})
     runs: list[TrainingRun] = []
     for name, keep in treatments.items():
         ids = pairs.rows["clean"].to_list() if name == CLEAN else mixture.rollouts(pairs)

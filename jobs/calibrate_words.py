@@ -27,12 +27,12 @@ def _of_subtlety(results: Mapping[str, Any], subtlety: str) -> list[str]:
     rows = {(w["scorer"], w["rate"]): w for w in results["table"] if w["subtlety"] == subtlety}
     at_high = sorted((w for (_, rate), w in rows.items() if rate == high["rate"]), key=_ranking)
     good = [w for w in at_high if w["better_than_chance"] and results["scorers"][w["scorer"]]["kind"] != "random"]
-    wrong = [w["scorer"] for w in at_high if w["reversed"]]
+    wrong = [w["scorer"] for w in at_high if w["reversed"] and results["scorers"][w["scorer"]]["kind"] != "random"]
     sentences: list[str] = []
     if not good:
         sentences.append(
-            f"{subtlety} rows: no scorer finds them better than chance at {high['rate']:.0%}; removing what any of them "
-            "points at would be no better than removing at random."
+            f"{subtlety} rows: no scorer is shown to find them better than chance ({high['planted']} planted); nothing "
+            "here speaks for removing what one of them points at rather than rows at random."
         )
     else:
         best = good[0]

@@ -50,7 +50,7 @@ class Worth:
         auroc: 0.5 is what a random order gets.
         precision: share of planted rows among the first as many rows as were planted, which is also their recall there.
         recall_at_twice: share of the planted rows among the first twice as many.
-        auroc_strict: the interval of `auroc` at the level that allows for the number of scorers compared.
+        auroc_strict: the interval of `auroc` at the level that allows for the number of comparisons.
     """
 
     auprc: Estimate
@@ -87,7 +87,7 @@ def measure(
 
     Args:
         weights: from `resampled_prompts`, shared by all scorers so that they stay paired.
-        compared: how many scorers are asked the same question (Bonferroni, for `auroc_strict`).
+        compared: how many such questions are asked, over scorers and subtleties (Bonferroni, for `auroc_strict`).
     """
     points: dict[str, list[float]] = {name: [] for name in MEASURES}
     drawn = {name: np.zeros((len(mixtures), len(weights))) for name in MEASURES}
