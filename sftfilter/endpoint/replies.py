@@ -100,7 +100,8 @@ def read_refusal(endpoint: Endpoint, status: int, headers: Mapping[str, str], te
                 f"{where}\nIt asks to wait {wait:.0f} s, longer than `longest_wait_s` ({endpoint.longest_wait_s:g}); what "
                 "was answered is kept, so run again later."
             )
-        return Trouble(f"status {status}: {said}", wait)
+        final = headers.get("x-should-retry") == "false"  # the server's own word, which the openai client heeds as well
+        return Trouble(f"status {status}: {said}", wait, final)
     return Trouble(f"status {status} for model {endpoint.model}: {said}", final=True)
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
+import pyarrow as pa
 import pytest
 import torch
 
@@ -16,6 +19,7 @@ from serve.settings import HostedModel, ServingSettings
 from sftfilter.chat_format import ChatFormat
 from sftfilter.errors import MachineError
 from sftfilter.models import load_model
+from sftfilter.scorers.judge import Judge
 from tests.serve.conftest import API_KEY, SYSTEM
 
 pytestmark = [pytest.mark.ray, pytest.mark.model]
@@ -201,3 +205,20 @@ def test_replicas_that_no_node_can_hold_end_in_an_error(
         host(models[:1], settings, builtin, SYSTEM, API_KEY, "huge"),
     ):
         pytest.fail("this must not start")
+
+
+def test_a_student_can_be_the_judge(
+    endpoint: Endpoint, models: list[HostedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUDGE_KEY", API_KEY)
+    asked = {"base_url": endpoint.base_url, "model": "base", "api_key_env": "JUDGE_KEY"}
+    judge = Judge.model_validate({"kind": "judge", "rubric": "How sad is it?", "endpoint": asked, "max_tokens": 16})
+    rows = [{"messages": QUESTION, "completion": text} for text in ("I am sad.", "Paris.", None)]
+    scored = judge.load(tmp_path / "prepared", "cpu").score(pa.Table.from_pylist(rows))
+    assert scored.error is not None and scored.detail is not None
+    for score, error in list(zip(scored.score.to_pylist(), scored.error.to_pylist(), strict=True))[:2]:
+        assert (error is None and 0 <= score <= 10) or (score is None and error), (
+            "a small judge rarely keeps to the form"
+        )
+    assert json.loads(scored.detail.to_pylist()[0])["system_fingerprint"] == models[0].model_hash
+    assert scored.error.to_pylist()[2] == "no completion to score"

@@ -149,6 +149,12 @@ def test_a_refused_row_costs_itself_and_a_refused_job_stops() -> None:
         assert len(server.requests) == 14
 
 
+def test_a_server_may_forbid_another_attempt() -> None:
+    with scripted(lambda body, nth: status(500, "broken for good", {"x-should-retry": "false"})) as server:
+        found = BlockingClient(_endpoint(server)).ask_all([_request("a")])
+    assert found == [Failure("status 500: broken for good")] and len(server.requests) == 1
+
+
 def test_nobody_listens() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
