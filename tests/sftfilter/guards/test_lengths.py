@@ -14,7 +14,7 @@ from sftfilter.schema import Message, prompt_id
 
 ANSWERS: list[tuple[str, str | None]] = [
     ("Why is the sky blue?", "It scatters blue light."),
-    ("Count to three.", "One, two, three."),
+    ("Count to six.", "One, two, three, four, five, six."),
     ("Tell me a long story.", "And then the fox went on. " * 40),
     ("Say nothing.", None),
 ]
@@ -50,7 +50,7 @@ def _check(reports: list, chat: ChatFormat) -> None:
         ("C", "C.jsonl", 4),
         ("T", "T.jsonl", 4),
     ]
-    assert summary[0]["answer_p0"] < summary[0]["answer_p50"] < 20 < summary[0]["answer_p100"]
+    assert summary[0]["answer_p0"] < summary[0]["answer_p50"] < 30 < summary[0]["answer_p100"]
     shown = dict(zip(report.columns, report.rows()[0], strict=True))
     assert (shown["teacher"], shown["errors"], shown["over_max_length"]) == ("C", "1", "1")
 
