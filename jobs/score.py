@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.console import Stages
+from jobs.guards import keep_apart
 from jobs.kinds.score import RolloutJob
 from jobs.kinds.study import Study
 from jobs.score_tables import cost_table, scores_table
@@ -82,6 +83,8 @@ def _made_rollouts(spec: Study, root: Path, store: Store, stages: Stages) -> dic
     base = load_base(spec)
     with stages.stage("prompts", "read, checked, duplicates named"):
         prompts = stages.note(read_prompts(spec, base, store))
+        heldout = {name: read_prompts(spec, base, store, name) for name in spec.traits}
+        prompts, _ = keep_apart(spec, prompts, heldout, store, stages)
     with stages.stage("teachers", "tuned from the base where the spec says so"):
         teachers = tune_teachers(spec, base, store, root / spec.name, stages)
     with stages.stage("rollouts", f"{', '.join(spec.teachers)} answer every prompt"):

@@ -14,8 +14,10 @@ from sftfilter.scorers.lexicon import Lexicon
 from sftfilter.scorers.log_ratio import LogRatio
 from sftfilter.scorers.noise import Noise
 from sftfilter.scorers.perplexity import Perplexity
+from sftfilter.scorers.plugin import Plugin
 from sftfilter.scorers.probe import Probe
 
 Scorer = Annotated[
-    Column | Influence | Judge | Length | Lexicon | LogRatio | Noise | Perplexity | Probe, Field(discriminator="kind")
+    Column | Influence | Judge | Length | Lexicon | LogRatio | Noise | Perplexity | Plugin | Probe,
+    Field(discriminator="kind"),
 ]

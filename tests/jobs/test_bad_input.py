@@ -92,6 +92,17 @@ def test_empty_completion_and_duplicate_prompt_exceed_the_budget(tiny_spec: Call
     assert "duplicate of row 1" in done.stderr
 
 
+def test_a_training_prompt_that_is_an_evaluation_prompt_stops_the_run(tiny_spec: Callable[..., Path]) -> None:
+    path = tiny_spec()
+    prompts, asked = path.parent / "train.jsonl", _lines(path.parent / "heldout.jsonl")[0]
+    write_lines(prompts, [*_lines(prompts), asked])
+    done = _cli("run", str(path))
+    assert done.returncode == 3
+    assert "1 of 13 training texts overlap with 1 of 6 evaluation prompts" in done.stderr
+    assert all(part in done.stderr for part in ("train.jsonl", "heldout.jsonl", asked["prompt"][:40], "action: drop"))
+    assert "Traceback" not in done.stderr
+
+
 def test_more_workers_than_the_machine_has(tiny_spec: Callable[..., Path]) -> None:
     done = _cli("run", str(tiny_spec(execution={"workers": 4096})))
     assert done.returncode == 4

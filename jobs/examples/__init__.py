@@ -1,0 +1,1 @@
+"""Plugins to start from: copy a module beside your spec, change it, and name it in `target`."""
