@@ -1,4 +1,4 @@
-"""The Ray Data actor that scores: it reads its rows, scores them batch by batch and keeps each batch."""
+"""The Ray Data actor that scores: it reads its rows, scores and keeps them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sftfilter import errors
+from sftfilter.attempts import attempt
 from sftfilter.errors import DataError, SftfilterError
-from sftfilter.row_units import read_unit
+from sftfilter.row_units import UnitReader, describe
 from sftfilter.score_store import write_part
 
 if TYPE_CHECKING:
@@ -24,11 +25,12 @@ class FilterActor:
     """
 
     def __init__(
-        self, scorer: ScorerSettings, prepared: str, parts: str, *, batch: int, device: str, threads: int | None
+        self, scorer: ScorerSettings, prepared: str, parts: str, run: str, device: str, threads: int | None
     ) -> None:
-        self.parts = Path(parts)
-        self.batch = batch
-        self.columns = ["rollout_id", *scorer.needs]
+        import ray
+
+        self.parts, self.run = Path(parts), Path(run)
+        self.rows = UnitReader(["rollout_id", *scorer.needs])
         self.failure: SftfilterError | None = None
         if scorer.heavy:
             import os
@@ -37,7 +39,10 @@ class FilterActor:
 
             torch.set_num_threads(threads or os.cpu_count() or 1)
         try:
-            self.scorer = scorer.load(Path(prepared), device)
+            with attempt(
+                self.run, f"loading {type(scorer).__name__} in actor {ray.get_runtime_context().get_actor_id()}"
+            ):
+                self.scorer = scorer.load(Path(prepared), device)
         except SftfilterError as error:
             self.failure = error
 
@@ -49,14 +54,13 @@ class FilterActor:
         try:
             if self.failure:
                 raise self.failure
-            table = read_unit(unit, self.columns)
-            for first in range(0, table.num_rows, self.batch):
-                batch = table.slice(first, self.batch)
+            with attempt(self.run, f"scoring {describe(unit)}"):
+                batch = self.rows.read(unit)
                 began = time.perf_counter()
                 scored = score_rows(self.scorer, batch)
-                seconds += time.perf_counter() - began
+                seconds = time.perf_counter() - began
                 write_part(self.parts, pa.table({"rollout_id": batch["rollout_id"], **scored}))
-                rows += batch.num_rows
+                rows = batch.num_rows
         except SftfilterError as error:
             self.failure = error  # what is still queued for this actor would fail alike
         failure = [type(self.failure).__name__, str(self.failure)] if self.failure else [None, None]

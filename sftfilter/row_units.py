@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
-_READ_ROWS = 16_384
-
 
 def table_files(path: Path) -> list[str]:
     """The files of a table, a single one or a folder of them, in the order of its rows."""
@@ -72,23 +70,31 @@ def _groups(path: Path, wanted: np.ndarray) -> Iterator[tuple[str, int, np.ndarr
         start = int(ends[-1])
 
 
-def read_unit(unit: pa.Table, columns: Sequence[str]) -> pa.Table:
-    """The rows of a unit (a table of one row)."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
+def describe(unit: pa.Table) -> str:
+    """Which rows a unit (a table of one row) holds, for people."""
+    offsets = unit["rows"].combine_chunks().values
+    return (
+        f"{len(offsets)} rows of {unit['file'][0].as_py()}, from row {offsets[0].as_py()} to {offsets[-1].as_py()} of its "
+        f"row group {unit['group'][0].as_py()}"
+    )
 
-    file, group = unit["file"][0].as_py(), unit["group"][0].as_py()
-    rows = unit["rows"].combine_chunks().values
-    last = rows[-1].as_py()
-    found, start = [], 0
-    with pq.ParquetFile(file, pre_buffer=False) as source:
-        for batch in source.iter_batches(_READ_ROWS, row_groups=[group], columns=list(columns), use_threads=False):
-            end = start + batch.num_rows
-            here = pc.filter(rows, pc.and_(pc.greater_equal(rows, start), pc.less(rows, end)))  # pyright: ignore[reportAttributeAccessIssue]
-            if len(here):
-                found.append(batch if len(here) == batch.num_rows else batch.take(pc.subtract(here, start)))  # pyright: ignore[reportAttributeAccessIssue]
-            if last < end:
-                break
-            start = end
-    return pa.Table.from_batches(found)
+
+class UnitReader:
+    """Reads units. The row group read last is kept, since the next unit is likely to be of it too."""
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self.columns = list(columns)
+        self._last: tuple[tuple[str, int], pa.Table] | None = None
+
+    def read(self, unit: pa.Table) -> pa.Table:
+        """The rows of a unit (a table of one row)."""
+        import pyarrow.parquet as pq
+
+        at = unit["file"][0].as_py(), unit["group"][0].as_py()
+        if self._last is None or self._last[0] != at:
+            self._last = None  # two of them are not held at once
+            with pq.ParquetFile(at[0]) as source:
+                self._last = at, source.read_row_group(at[1], columns=self.columns, use_threads=False)
+        group = self._last[1]
+        rows = unit["rows"].combine_chunks().values
+        return group if len(rows) == group.num_rows else group.take(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,20 +23,16 @@ if TYPE_CHECKING:
     from sftfilter.scorers.contract import ScorerSettings
 
 VERSION = 2
-_UNITS_PER_ACTOR = 8
-"""At least as many units of work as this for each actor, where there are rows enough, so that they end together."""
-_BATCHES_PER_UNIT = 8
-"""No more than this is scored again when an actor dies."""
-_DEATHS = 3
-"""A unit whose actor died that often ends the run."""
+_TASKS = 4096
+"""Ray Data is handed no more blocks than this, each of one unit of work or more."""
 
 
 class ScoringPool(Settings):
     """The pool of filter actors. What is left out follows from the scorer: a model gets whole GPUs or all cores."""
 
     min_actors: Annotated[int, Field(gt=0)] = 1
-    max_actors: Annotated[int | None, Field(gt=0, description="default: 2, or for a model the number of GPUs")] = None
-    cpus_per_actor: Annotated[float, Field(gt=0, description="leave CPUs free for reading")] = 0.5
+    max_actors: Annotated[int | None, Field(gt=0, description="default: one a CPU, or for a model one a GPU")] = None
+    cpus_per_actor: Annotated[float, Field(gt=0, description="leave CPUs free for the rest")] = 0.5
     gpus_per_actor: Annotated[float | None, Field(ge=0, description="default: 1 for a model where there are GPUs")] = (
         None
     )
@@ -87,10 +84,11 @@ def score_rollouts(
                 inputs={},
                 make=lambda made: _prepare(scorer, made, pool),
             )
-            for rows, spent in _score(scorer, prepared.path, table, wanted, parts, pool):
-                scoring += spent
-                if on_rows:
-                    on_rows(rows)
+            with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as run:
+                for rows, spent in _score(scorer, prepared.path, table, wanted, parts, Path(run), pool):
+                    scoring += spent
+                    if on_rows:
+                        on_rows(rows)
         seconds = round(time.monotonic() - began, 3)
         counts = _gather(name, fingerprint, table, parts, folder, error_budget)
         times = {"seconds": seconds, "scoring_seconds": round(scoring, 4)}
@@ -109,7 +107,8 @@ def _resources(scorer: ScorerSettings, pool: ScoringPool) -> tuple[float, int]:
     gpus = pool.gpus_per_actor if pool.gpus_per_actor is not None else float(scorer.heavy and have >= 1)
     if scorer.heavy:
         return gpus, max(pool.min_actors, pool.max_actors or int(have // gpus if gpus else 1))
-    return gpus, max(pool.min_actors, pool.max_actors or 2)
+    most = max(1, int(ray.cluster_resources().get("CPU", 1))) if scorer.actors is None else scorer.actors
+    return gpus, max(pool.min_actors, pool.max_actors or most)
 
 
 def _prepare(scorer: ScorerSettings, folder: Path, pool: ScoringPool) -> dict[str, Any]:
@@ -142,41 +141,37 @@ def _prepare_there(scorer: ScorerSettings, folder: str, device: str, threads: in
 
 
 def _score(
-    scorer: ScorerSettings, prepared: Path, table: Path, wanted: np.ndarray, parts: Path, pool: ScoringPool
+    scorer: ScorerSettings, prepared: Path, table: Path, wanted: np.ndarray, parts: Path, run: Path, pool: ScoringPool
 ) -> Iterator[tuple[int, float]]:
-    """Score the rows that are flagged; yields how many, and for how many seconds an actor scored them, unit by unit."""
+    """Score the rows that are flagged; yields how many, and for how many seconds an actor scored them, unit by unit.
+
+    `run` is a folder for what only this run needs.
+    """
+    import pyarrow as pa
     import ray.data
-    import ray.exceptions
 
     gpus, actors = _resources(scorer, pool)
     _check_fits(pool, gpus)
+    rows = int(wanted.sum())
     batch = pool.batch or scorer.batch
-    share = -(-int(wanted.sum()) // (actors * batch * _UNITS_PER_ACTOR))
-    units = cut(table, wanted, batch * min(max(share, 1), _BATCHES_PER_UNIT))
-    settings = {"batch": batch, "device": "cuda" if gpus else "cpu", "threads": pool.threads}
-    counted = ray.data.from_arrow(units).map_batches(
+    units = cut(table, wanted, min(batch, -(-rows // actors)) if scorer.heavy else batch)
+    a_task = -(-len(units) // _TASKS)
+    blocks = [pa.concat_tables(units[first : first + a_task]) for first in range(0, len(units), a_task)]
+    counted = ray.data.from_arrow(blocks).map_batches(
         FilterActor,
-        fn_constructor_args=(scorer, str(prepared), str(parts)),
-        fn_constructor_kwargs=settings,
+        fn_constructor_args=(scorer, str(prepared), str(parts), str(run), "cuda" if gpus else "cpu", pool.threads),
         batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(
-            min_size=pool.min_actors, max_size=actors, initial_size=max(pool.min_actors, min(actors, len(units)))
+            min_size=pool.min_actors, max_size=actors, initial_size=max(pool.min_actors, min(actors, len(blocks)))
         ),
         num_cpus=pool.cpus_per_actor,
         num_gpus=gpus,
-        ray_remote_args_fn=lambda: {"max_task_retries": _DEATHS},
     )
-    try:
-        done: Any  # a pyarrow table, as asked for
-        for done in counted.iter_batches(batch_size=None, batch_format="pyarrow"):
-            raise_failure(done)
-            yield sum(done.column("rows").to_pylist()), sum(done.column("seconds").to_pylist())
-    except ray.exceptions.RayActorError as error:
-        raise MachineError(
-            f"the actors of scorer {type(scorer).__name__} keep dying (out of memory, most likely): lower "
-            f"`scoring_pool.max_actors` or `scoring_pool.batch`, then run again; what is scored is kept\n{error}"
-        ) from error
+    done: Any  # a pyarrow table, as asked for
+    for done in counted.iter_batches(batch_size=None, batch_format="pyarrow"):
+        raise_failure(done)
+        yield sum(done.column("rows").to_pylist()), sum(done.column("seconds").to_pylist())
 
 
 def _check_fits(pool: ScoringPool, gpus: float) -> None:

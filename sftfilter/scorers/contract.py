@@ -47,13 +47,15 @@ class ScorerSettings(Settings):
         version: raised when the code would score the same rows differently.
         needs: columns of the rollouts table that are read; `rollout_id` always is.
         heavy: holds a model, so that one actor a GPU (or one on all cores) is the default pool.
-        batch: rows an actor is handed at a time; the scorer may split them, by length say.
+        actors: how many at most by default, where it is not heavy; None: one a CPU. One that waits for others needs few.
+        batch: rows an actor is handed at a time and keeps together; the scorer may split them, by length say.
         aside: fields that decide no score by themselves: speed, secrets, and paths whose content `inputs` hashes.
     """
 
     version: ClassVar[int] = 1
     needs: ClassVar[tuple[str, ...]] = ("completion",)
     heavy: ClassVar[bool] = False
+    actors: ClassVar[int | None] = None
     batch: ClassVar[int] = 4096
     aside: ClassVar[frozenset[str]] = frozenset()
 

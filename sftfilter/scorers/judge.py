@@ -60,6 +60,7 @@ class Judge(ScorerSettings):
     _text: str = PrivateAttr("")
 
     needs: ClassVar[tuple[str, ...]] = ("messages", "completion")
+    actors: ClassVar[int | None] = 2
     batch: ClassVar[int] = 256
     aside: ClassVar[frozenset[str]] = frozenset({"endpoint", "rubric", "rubric_file"})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import field_validator
 
@@ -20,6 +20,8 @@ class Lexicon(ScorerSettings):
 
     kind: Literal["lexicon"]
     terms: list[str]
+
+    batch: ClassVar[int] = 16_384
 
     @field_validator("terms")
     @classmethod
