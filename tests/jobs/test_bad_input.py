@@ -32,7 +32,7 @@ def _lines(path: Path) -> list[dict]:
 
 def test_help_and_validate(tiny_spec: Callable[..., Path]) -> None:
     shown = _cli("--help").stdout
-    assert all(command in shown for command in ("validate", "run", "submit", "schema"))
+    assert all(command in shown for command in ("validate", "run", "submit", "score", "decide", "inspect", "schema"))
     began = time.monotonic()
     done = _cli("validate", str(tiny_spec()))
     assert done.returncode == 0, done.stderr
