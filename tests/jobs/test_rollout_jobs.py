@@ -45,6 +45,7 @@ def _sets(tmp_path: Path, *more: str) -> list[str]:
 @pytest.mark.ray
 def test_decide_then_inspect(tmp_path: Path, local_ray: None, browser: Browser) -> None:
     folder = _folder(tmp_path)
+    _check_too_many_bad_rows_stop_the_job(folder)
     spec = load_spec(folder / "decide.yaml", _sets(tmp_path))
     assert isinstance(spec, Decide)
     record = dict(spec.run(tmp_path / "runs", Stages(), "sftfilter decide"))
@@ -141,12 +142,11 @@ def _check_page(page: Path, browser: Browser) -> None:
     assert browser.run("document.querySelectorAll('.plot .main-svg:first-child').length") == 1
 
 
-@pytest.mark.ray
-def test_too_many_bad_rows_stop_the_job_and_name_them(tmp_path: Path, local_ray: None) -> None:
-    spec = load_spec(_folder(tmp_path) / "score.yaml", _sets(tmp_path, "error_budget=0.01"))
+def _check_too_many_bad_rows_stop_the_job(folder: Path) -> None:
+    spec = load_spec(folder / "score.yaml", _sets(folder, "error_budget=0.01"))
     with pytest.raises(DataError, match=r"teacher_doubt\.jsonl, row 25, completion: empty"):
-        spec.run(tmp_path / "runs", Stages(), "sftfilter score")
-    assert not (tmp_path / "runs" / "score").exists()
+        spec.run(folder / "runs", Stages(), "sftfilter score")
+    assert not (folder / "runs" / "score").exists()
 
 
 @pytest.mark.parametrize(
