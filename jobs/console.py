@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -43,9 +44,13 @@ class Stages:
             return artifact  # two arms may share a student, and both are worth a line
         self.artifacts.append(entry)
         self.console.print(f"  {'reused' if artifact.reused else 'made  '}  {artifact.path.name}  [dim]{what}[/]")
-        for text in artifact.meta.get("notes", ()):
-            self.console.print(f"  [yellow]note[/]    {text}", soft_wrap=True)
+        for note in artifact.meta.get("notes", ()):
+            self.say(note)
         return artifact
+
+    def say(self, note: str) -> None:
+        """Something that a person should know and that stops nothing."""
+        self.console.print(f"  [yellow]note[/]    {escape(note)}", soft_wrap=True)
 
     @contextmanager
     def bar(self, total: int, unit: str) -> Iterator[_Bar]:

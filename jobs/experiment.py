@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,9 @@ def run_experiment(spec: Experiment, root: Path, stages: Stages, command: str) -
     with stages.stage("prompts", "read, checked, duplicates named"):
         prompts = stages.note(read_prompts(spec, base, store))
         heldout = {name: stages.note(read_prompts(spec, base, store, name), name) for name in spec.traits}
+        for name, trait in spec.traits.items():
+            for line in not_asked(name, trait.groups, heldout[name]):
+                stages.say(line)
     with stages.stage("guards", f"prompts that contain evaluation prompts: {spec.contamination.action}"):
         prompts, overlaps = keep_apart(spec, prompts, heldout, store, stages)
     with stages.stage("teachers", "tuned from the base where the spec says so"):
@@ -81,6 +85,16 @@ def read_prompts(spec: Study, base: Base, store: Store, trait: str | None = None
         answer_tokens=room,
         error_budget=spec.error_budget,
     )
+
+
+def not_asked(trait: str, groups: Mapping[str, str], heldout: Artifact) -> list[str]:
+    """A line for the held-out prompts whose kind no group of the trait names: no student is asked these."""
+    kinds = Counter(heldout.table("prompts")["kind"].to_pylist())
+    others = {kind: count for kind, count in kinds.items() if kind not in groups.values()}
+    if not others:
+        return []
+    named = ", ".join(f"'{kind}' ({count})" for kind, count in sorted(others.items()))
+    return [f"{trait}: {sum(others.values())} held-out prompts are not asked, since no group has their kind: {named}"]
 
 
 def score_all(

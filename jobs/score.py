@@ -18,6 +18,7 @@ from jobs.kinds.study import Study
 from jobs.score_tables import cost_table, scores_table
 from jobs.tutoring import load_base, make_rollouts, tune_teachers
 from sftfilter.artifacts import Artifact, Store, disk_errors
+from sftfilter.pairing import pairing
 from sftfilter.rollout_import import import_rollouts
 from sftfilter.scoring import score_rollouts
 from sftfilter.tidy_scores import summarise, write_tidy
@@ -68,12 +69,15 @@ def score_everything(spec: RolloutJob | Study, root: Path, stages: Stages) -> Sc
 
 def _read_rollouts(spec: RolloutJob, store: Store, stages: Stages) -> dict[str, Artifact]:
     with stages.stage("rollouts", f"{', '.join(spec.rollouts)}: read, bad rows quarantined"):
-        return {
+        read = {
             teacher: stages.note(
                 import_rollouts(teacher, source, None, store=store, error_budget=spec.error_budget), teacher
             )
             for teacher, source in spec.rollouts.items()
         }
+        for line in pairing(read).lines():
+            stages.say(line)
+        return read
 
 
 def _made_rollouts(spec: Study, root: Path, store: Store, stages: Stages) -> dict[str, Artifact]:

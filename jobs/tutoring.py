@@ -15,7 +15,8 @@ from sftfilter.endpoint_teacher import ask_teacher
 from sftfilter.generated import Drawn
 from sftfilter.generating import EndpointTeacher, Generating, ModelTeacher, VllmTeacher
 from sftfilter.models import load_tokenizer, resolve, weights_hash
-from sftfilter.prompts import JsonlPrompts, load_prompts, read_answers
+from sftfilter.pairing import pairing
+from sftfilter.prompts import PromptFiles, load_prompts
 from sftfilter.rollout_file import RolloutFile
 from sftfilter.rollout_import import import_rollouts
 from sftfilter.rollouts import generate_rollouts
@@ -71,6 +72,8 @@ def make_rollouts(
             continue
         made[name] = _answers(spec, name, teacher, base, tuned, prompts, store)
         stages.note(made[name], name)
+    for line in pairing(made).lines():
+        stages.say(line)
     return made
 
 
@@ -152,10 +155,12 @@ def _teacher_run(
 ) -> TrainingRun:
     import pyarrow as pa
 
-    good, _ = read_answers(teacher.answers, spec.error_budget)
+    given = RolloutFile(kind="rollouts", path=teacher.answers)
+    answers = import_rollouts(name, given, None, store=store, error_budget=spec.error_budget)
+    stages.note(answers, f"answers that {name} is tuned on")
     rows: list[dict[str, Any]] = [
-        {"row_id": f"a{r['row']}-{r['prompt_id']}", "messages": r["messages"], "completion": r["completion"]}
-        for r in good
+        {"row_id": f"a{number}-{r['prompt_id']}", "messages": r["messages"], "completion": r["completion"]}
+        for number, r in enumerate(answers.table("rollouts").to_pylist(), 1)
     ]
     if teacher.neutral:
         answers = _base_answers(spec, teacher.neutral, base, store, stages)
@@ -173,7 +178,7 @@ def _teacher_run(
 
 def _base_answers(spec: Study, path: str, base: Base, store: Store, stages: Stages) -> Artifact:
     neutral = load_prompts(
-        JsonlPrompts(path=path),
+        PromptFiles(kind="files", path=path),
         store=store,
         chat=base.chat,
         context_length=base.context_length,

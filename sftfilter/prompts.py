@@ -2,148 +2,55 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from sftfilter.artifacts import Artifact, Store, write_table
-from sftfilter.config import Settings, SpecPath, file_hash
 from sftfilter.errors import DataError
-from sftfilter.schema import PROMPTS, QUARANTINE, ROLES, Message, prompt_id
+from sftfilter.reading.budget import NAMED, refusal, within_budget
+from sftfilter.reading.rows import Reader, Row
+from sftfilter.reading.source import FileSource, Format
+from sftfilter.reading.units import Unit, found, plan
+from sftfilter.schema import PROMPTS, QUARANTINE
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from sftfilter.chat_format import ChatFormat
 
-VERSION = 1
+VERSION = 2
+_BATCH = 4096
 
 
-class JsonlPrompts(Settings):
-    """A JSONL file; a line has `prompt` (text) or `messages` (turns), and may have `kind`."""
+class PromptFiles(FileSource):
+    """Files of any format and shape; a row may have `kind` and `source`, and an answer, which is not read."""
+
+    kind: Literal["files"]
+
+
+class JsonlPrompts(FileSource):
+    """JSONL files; a line has `prompt` (text) or `messages` (turns), and may have `kind`."""
 
     kind: Literal["jsonl"] = "jsonl"
-    path: SpecPath
-
-    def fingerprint(self) -> str:
-        """Changes with the file's bytes."""
-        return file_hash(existing_file(self.path))
-
-    def read(self) -> Iterator[tuple[int, Any, str]]:
-        """(row number from 1, parsed line or an error text, raw line)."""
-        yield from read_jsonl(self.path)
+    format: Format | None = "jsonl"
 
 
-class DatasetPrompts(Settings):
-    """A `datasets` folder on disk or a hub id; columns as in the JSONL form."""
+class DatasetPrompts(FileSource):
+    """A `datasets` folder on disk or a hub id; columns as in the other forms."""
 
     kind: Literal["dataset"] = "dataset"
-    path: str
-    split: str = "train"
-    revision: Annotated[
-        str | None, Field(description="commit of a hub dataset; pin it, for a run to be repeatable")
-    ] = None
-
-    def fingerprint(self) -> str:
-        """The library's own fingerprint of the loaded split."""
-        return str(self._load()._fingerprint)
-
-    def read(self) -> Iterator[tuple[int, Any, str]]:
-        """(row number from 1, record, raw record)."""
-        for number, record in enumerate(self._load(), 1):
-            yield number, record, json.dumps(record, default=str)[:500]
-
-    def _load(self) -> Any:
-        from datasets import DatasetDict, load_dataset, load_from_disk
-
-        if Path(self.path).is_dir():
-            loaded = load_from_disk(self.path)
-            return loaded[self.split] if isinstance(loaded, DatasetDict) else loaded
-        try:
-            return load_dataset(self.path, split=self.split, revision=self.revision)
-        except Exception as error:  # the hub client raises a dozen unrelated types
-            raise DataError(
-                f"prompts: '{self.path}' is no folder, and the hub gave no such dataset: {error}"
-            ) from error
+    path: str | list[str]
+    format: Format | None = "dataset"
 
 
-PromptSource = Annotated[JsonlPrompts | DatasetPrompts, Field(discriminator="kind")]
-
-
-def existing_file(path: str) -> Path:
-    """The path, if a file is there.
-
-    Raises:
-        DataError: it is not.
-    """
-    if not Path(path).is_file():
-        raise DataError(f"file not found: {path} (relative paths are resolved against the spec's folder)")
-    return Path(path)
-
-
-def read_jsonl(path: str) -> Iterator[tuple[int, Any, str]]:
-    """(line number, parsed object or an error text, raw line) of each line that is not blank."""
-    with open(existing_file(path), "rb") as handle:
-        for number, raw in enumerate(handle, 1):
-            if not raw.strip():
-                continue
-            text = raw.decode("utf-8", errors="replace").rstrip("\n")
-            try:
-                yield number, json.loads(raw), text
-            except UnicodeDecodeError as error:
-                yield number, f"not UTF-8: {error.reason} at byte {error.start}", text
-            except json.JSONDecodeError as error:
-                yield number, f"not JSON: {error.msg} at column {error.colno}", text
-
-
-class RowError(Exception):
-    """One bad row: field and reason."""
-
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field}: {reason}")
-        self.field = field
-        self.reason = reason
-
-
-def messages_of(record: Any) -> list[Message]:
-    """The turns of a record with `prompt` or `messages`, checked.
-
-    Raises:
-        RowError: there are none, they are empty, or a role is unknown.
-    """
-    if isinstance(record, str):
-        raise RowError("line", record)
-    if not isinstance(record, Mapping):
-        raise RowError("line", f"expected a JSON object, found {type(record).__name__}")
-    if "messages" not in record:
-        return [{"role": "user", "content": required_text(record, "prompt")}]
-    turns = record["messages"]
-    if not isinstance(turns, list) or not turns:
-        raise RowError("messages", "expected a list of turns")
-    for number, turn in enumerate(turns):
-        where = f"messages[{number}]"
-        if not isinstance(turn, Mapping) or turn.get("role") not in ROLES:
-            raise RowError(where, f"role must be one of {', '.join(ROLES)}")
-        required_text(turn, "content", where)
-    if turns[-1]["role"] != "user":
-        raise RowError("messages", "the last turn must be the user's; the answer belongs in `completion`")
-    return [{"role": t["role"], "content": t["content"]} for t in turns]
-
-
-def required_text(record: Mapping[str, Any], field: str, where: str = "") -> str:
-    """A field that must hold text other than white space."""
-    value = record.get(field)
-    name = f"{where}.{field}".lstrip(".")
-    if not isinstance(value, str):
-        raise RowError(name, "missing" if value is None else f"expected text, found {type(value).__name__}")
-    if not value.strip():
-        raise RowError(name, "empty")
-    return value
+PromptSource = Annotated[PromptFiles | JsonlPrompts | DatasetPrompts, Field(discriminator="kind")]
 
 
 def load_prompts(
-    source: JsonlPrompts | DatasetPrompts,
+    source: FileSource,
     *,
     store: Store,
     chat: ChatFormat,
@@ -151,7 +58,7 @@ def load_prompts(
     answer_tokens: int,
     error_budget: float,
 ) -> Artifact:
-    """Tables `prompts` and `quarantine`.
+    """Tables `prompts`, `quarantine` and `duplicates`; read = used + quarantined + duplicates + filtered.
 
     Args:
         context_length: of the base model, tokens; a prompt must leave `answer_tokens` of it free.
@@ -160,74 +67,113 @@ def load_prompts(
     Raises:
         DataError: more rows than that are bad, or none is left.
     """
-    settings = {"source": source.model_dump(mode="json", exclude={"path"}), "room": context_length - answer_tokens}
+    given = found(source)
+    described = source.model_dump(mode="json", exclude={"path", "kind"})
+    settings = {"source": described, "room": context_length - answer_tokens}
 
     def make(folder: Path) -> dict[str, Any]:
+        units = [unit for chunk in plan(source, given.files) for unit in chunk]
+        return _Prompts(source, chat, context_length - answer_tokens, answer_tokens).write(units, folder)
+
+    inputs = {"files": given.key, "format": chat.hash}
+    made = store.build("prompts", version=VERSION, settings=settings, inputs=inputs, make=make)
+    return within_budget(made, error_budget)
+
+
+class _Prompts:
+    """One pass over the units: rows are written in batches, and of those seen only ids are kept."""
+
+    def __init__(self, source: FileSource, chat: ChatFormat, room: int, answer_tokens: int) -> None:
+        self.reader = Reader(source, answers=False)
+        self.chat = chat
+        self.room = room
+        self.answer_tokens = answer_tokens
+        self.turn_tokens = len(chat.prompt_ids([{"role": "user", "content": "a"}]))
+        self.seen: dict[str, tuple[str, int, str]] = {}
+        self.used = 0
+        self.bad: list[dict[str, Any]] = []
+        self.twice: list[dict[str, Any]] = []
+
+    def write(self, units: Sequence[Unit], folder: Path) -> dict[str, Any]:
+        """Write the tables; answers the counts."""
         import pyarrow as pa
+        import pyarrow.parquet as pq
 
-        seen: dict[str, int] = {}
-        good: list[dict[str, Any]] = []
-        bad: list[dict[str, Any]] = []
-        for row, record, raw in source.read():
-            try:
-                messages = messages_of(record)
-                identifier = prompt_id(messages)
-                if identifier in seen:
-                    raise RowError("prompt", f"duplicate of row {seen[identifier]}")
-                tokens = len(chat.prompt_ids(messages))
-                if tokens + answer_tokens > context_length:
-                    raise RowError(
-                        "prompt",
-                        f"{tokens} tokens and {answer_tokens} for the answer exceed the context of {context_length}",
-                    )
-                seen[identifier] = row
-                kind = str(record.get("kind", ""))
-                good.append({"prompt_id": identifier, "messages": messages, "kind": kind, "source": source.path})
-            except RowError as error:
-                bad.append(quarantined(source.path, row, error, raw))
-        check_budget(bad, len(good) + len(bad), error_budget, source.path)
-        write_table(folder, "prompts", pa.Table.from_pylist(good, PROMPTS))
-        write_table(folder, "quarantine", pa.Table.from_pylist(bad, QUARANTINE))
-        return {"read": len(good) + len(bad), "used": len(good), "quarantined": len(bad)}
+        with pq.ParquetWriter(folder / "prompts.parquet", PROMPTS, compression="zstd") as sink:
+            for rows in self._batches(units):
+                sink.write_table(_table(rows))
+        tally = self.reader.tally
+        meta = {
+            "read": tally.read,
+            "used": self.used,
+            "quarantined": len(self.bad),
+            "duplicates": len(self.twice),
+            "filtered": tally.filtered,
+        }
+        if not tally.read:
+            raise DataError(f"{self.reader.source.paths[0]}: no rows")
+        if not self.used:
+            raise DataError(refusal(self.bad[:NAMED], meta, "ever"))
+        write_table(folder, "quarantine", pa.Table.from_pylist(self.bad, QUARANTINE))
+        write_table(folder, "duplicates", pa.Table.from_pylist(self.twice, QUARANTINE))
+        return meta | {"layouts": dict(list(tally.layouts.items())[:NAMED]), "notes": self._notes(meta)}
 
-    inputs = {"bytes": source.fingerprint(), "format": chat.hash}
-    return store.build("prompts", version=VERSION, settings=settings, inputs=inputs, make=make)
+    def _batches(self, units: Sequence[Unit]) -> Iterator[list[Row]]:
+        rows: list[Row] = []
+        for unit in units:
+            for row in self.reader.rows(unit):
+                if not isinstance(row, Row):
+                    self.bad.append(row)
+                elif self._usable(row):
+                    rows.append(row)
+                if len(rows) == _BATCH:
+                    yield rows
+                    rows = []
+        yield rows
+
+    def _usable(self, row: Row) -> bool:
+        kind = row.kind or ""
+        earlier = self.seen.get(row.prompt_id)
+        if earlier is not None:
+            file, number, other = earlier
+            if kind == other:
+                self.twice.append(_entry(row, "prompt", f"duplicate of {file}, row {number}"))
+            else:
+                self.bad.append(_entry(row, "kind", f"'{kind}', but the same prompt in row {number} has '{other}'"))
+            return False
+        tokens = self._tokens(row)
+        if tokens > self.room:
+            reason = f"{tokens} tokens and {self.answer_tokens} for the answer exceed the context of "
+            self.bad.append(_entry(row, "prompt", reason + str(self.room + self.answer_tokens)))
+            return False
+        self.seen[row.prompt_id] = (row.file, row.number, kind)
+        self.used += 1
+        return True
+
+    def _tokens(self, row: Row) -> int:
+        """Tokens of the prompt, or a higher bound where that is enough: a token stands for a byte at least."""
+        bound = sum(len(m["content"].encode()) + self.turn_tokens for m in row.messages)
+        return bound if bound <= self.room else len(self.chat.prompt_ids(row.messages))
+
+    def _notes(self, meta: dict[str, Any]) -> list[str]:
+        notes = []
+        if self.twice:
+            named = "; ".join(f"{r['file']}, row {r['row']}" for r in self.twice[:NAMED])
+            notes.append(f"{len(self.twice)} duplicate prompts left out: {named}")
+        if self.bad:
+            notes.append(f"{meta['quarantined']} rows quarantined, see quarantine.parquet")
+        return notes
 
 
-def quarantined(file: str, row: int, error: RowError, raw: str) -> dict[str, Any]:
-    """A row of the quarantine table."""
-    return {"file": file, "row": row, "field": error.field, "reason": error.reason, "raw": raw[:500]}
+def _entry(row: Row, field: str, reason: str) -> dict[str, Any]:
+    raw = row.messages[-1]["content"][:500]
+    return {"file": row.file, "row": row.number, "field": field, "reason": reason, "raw": raw}
 
 
-def check_budget(bad: Iterable[Mapping[str, Any]], total: int, budget: float, file: str) -> None:
-    """Raise DataError when the share of bad rows exceeds the budget, or nothing is left."""
-    rows = list(bad)
-    if total == 0:
-        raise DataError(f"{file}: no rows")
-    if len(rows) > budget * total or len(rows) == total:
-        named = "\n".join(f"  {file}, row {r['row']}, {r['field']}: {r['reason']}" for r in rows[:5])
-        more = f"\n  and {len(rows) - 5} more" if len(rows) > 5 else ""
-        raise DataError(
-            f"{len(rows)} of {total} rows cannot be used, more than error_budget {budget:g} allows:\n{named}{more}\n"
-            "Mend these rows, or raise `error_budget` in the spec to go on without them."
-        )
+def _table(rows: Sequence[Row]) -> pa.Table:
+    import pyarrow as pa
 
-
-def read_answers(path: str, error_budget: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows with `prompt` or `messages` and a `completion`, and the quarantined ones."""
-    good: list[dict[str, Any]] = []
-    bad: list[dict[str, Any]] = []
-    seen: dict[tuple[str, str], int] = {}
-    for row, record, raw in read_jsonl(path):
-        try:
-            messages = messages_of(record)
-            completion = required_text(cast(Mapping[str, Any], record), "completion")
-            identity = (prompt_id(messages), completion)
-            if identity in seen:
-                raise RowError("prompt", f"duplicate of row {seen[identity]}")
-            seen[identity] = row
-            good.append({"prompt_id": identity[0], "messages": messages, "completion": completion, "row": row})
-        except RowError as error:
-            bad.append(quarantined(path, row, error, raw))
-    check_budget(bad, len(good) + len(bad), error_budget, path)
-    return good, bad
+    records = [
+        {"prompt_id": r.prompt_id, "messages": r.messages, "kind": r.kind or "", "source": r.source} for r in rows
+    ]
+    return pa.Table.from_pylist(records, PROMPTS)

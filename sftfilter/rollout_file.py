@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sftfilter.config import file_hash
-from sftfilter.prompts import existing_file, read_answers
 from sftfilter.reading.source import FileSource
 
 
@@ -18,11 +16,3 @@ class RolloutFile(FileSource):
     ratings: Annotated[
         list[str], Field(description="columns with numbers or flags to keep with each row; see scorer kind `column`")
     ] = Field(default=[])
-
-    def fingerprint(self) -> str:
-        """Changes with the file's bytes."""
-        return file_hash(existing_file(self.paths[0]))
-
-    def read(self, error_budget: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Rows and quarantined rows."""
-        return read_answers(self.paths[0], error_budget)

@@ -14,9 +14,11 @@ from sftfilter.reading.shapes import (
     RowError,
     conversation,
     label_of,
+    layout,
     number_of,
     plain,
     sample_of,
+    shape_of,
 )
 from sftfilter.reading.source import FileSource
 from sftfilter.reading.units import Unit, open_unit
@@ -79,11 +81,12 @@ class Reader:
         self.ratings = list(ratings)
         self.where = {k: {plain(v) for v in (vs if isinstance(vs, list) else [vs])} for k, vs in source.where.items()}
         self.tally = Tally()
+        self.others: dict[tuple[str, ...], Layout] = {}
 
     def rows(self, unit: Unit) -> Iterator[Row | dict[str, Any]]:
         """Rows, and quarantined ones as records of that table."""
-        layout, raws = open_unit(self.source, unit, [*self.where, *self.ratings], answers=self.answers)
-        self.tally.layouts[unit.file.name] = layout.told()
+        usual, raws = open_unit(self.source, unit, [*self.where, *self.ratings], answers=self.answers)
+        self.tally.layouts[unit.file.name] = usual.told()
         for raw in raws:
             self.tally.read += 1
             try:
@@ -91,7 +94,7 @@ class Reader:
                 if self._filtered(record):
                     self.tally.filtered += 1
                     continue
-                row = self._row(unit, layout, raw.number, record)
+                row = self._row(unit, self._layout(usual, record, unit), raw.number, record)
             except RowError as error:
                 self.tally.quarantined += 1
                 yield quarantined(unit.file.shown, raw, error)
@@ -109,9 +112,21 @@ class Reader:
                 return True
         return False
 
-    def _row(self, unit: Unit, layout: Layout, number: int, record: Mapping[str, Any]) -> Row:
-        messages, completion = conversation(record, layout, answers=self.answers)
-        column = layout.column
+    def _layout(self, usual: Layout, record: Mapping[str, Any], unit: Unit) -> Layout:
+        """The file's layout, or another one for a record that is of another shape."""
+        if usual.telling in record or self.source.shape:
+            return usual
+        key = (unit.file.name, *record)
+        if key not in self.others:
+            self.others[key] = usual
+            if shape_of(self.source, key[1:]):
+                self.others[key] = layout(self.source, key[1:], unit.file.shown, answers=False)
+                self.tally.layouts[unit.file.name] += f", {self.others[key].told()}"
+        return self.others[key]
+
+    def _row(self, unit: Unit, told: Layout, number: int, record: Mapping[str, Any]) -> Row:
+        messages, completion = conversation(record, told, answers=self.answers)
+        column = told.column
         ratings = [(name, value) for name in self.ratings if (value := number_of(record, name)) is not None]
         self.tally.rated.update(name for name, _ in ratings)
         return Row(

@@ -69,7 +69,7 @@ def _conflicts(ids: pl.DataFrame) -> pl.DataFrame:
         field=pl.lit("id"),
         reason=pl.format(
             "id '{}' also stands for another text, in row {}: give answers to one prompt a `sample` number, or leave "
-            "these ids out with columns: {id: null}",
+            "these ids out with columns: {{id: null}}",
             "source_id",
             other,
         ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,11 @@ class Layout:
     shape: Shape
     column: Mapping[str, str]
 
+    @property
+    def telling(self) -> str:
+        """The column by which a record of this layout is known."""
+        return self.column[_NEEDED[self.shape][0]]
+
     def told(self) -> str:
         """For a person: the shape, and the columns that have other names than the fields."""
         renamed = [f"{field} = {column}" for field, column in self.column.items() if field != column]
@@ -62,8 +67,7 @@ def layout(source: FileSource, columns: Sequence[str], file: str, *, answers: bo
         DataError: no shape fits; it names the columns that the file has.
     """
     column = {field: name for field in FIELDS if (name := _column(source, field, columns)) is not None}
-    fitting = [s for s, needed in _NEEDED.items() if needed[0] in column]
-    shape = source.shape or next(iter(fitting), None)
+    shape = source.shape or shape_of(source, columns)
     if shape is None:
         raise DataError(f"{file}: of no known shape; {_shapes(source, columns, answers)}")
     lacking = [f for f in (_NEEDED[shape] if answers else _NEEDED[shape][:1]) if f not in column]
@@ -74,7 +78,12 @@ def layout(source: FileSource, columns: Sequence[str], file: str, *, answers: bo
     return Layout(shape, column)
 
 
-def _column(source: FileSource, field: str, columns: Sequence[str]) -> str | None:
+def shape_of(source: FileSource, columns: Collection[str]) -> Shape | None:
+    """The first shape whose telling column is there."""
+    return next((s for s, needed in _NEEDED.items() if _column(source, needed[0], columns) is not None), None)
+
+
+def _column(source: FileSource, field: str, columns: Collection[str]) -> str | None:
     if field in source.columns:
         name = source.columns[field]
         return name if name in columns else None
@@ -118,9 +127,7 @@ def conversation(record: Mapping[str, Any], layout: Layout, *, answers: bool) ->
     if completion is None:
         turns, completion = _split(turns, answers, answer or "completion", record)
     if turns[-1]["role"] != "user":
-        raise RowError(
-            column.get(_NEEDED[layout.shape][0], "turns"), "before the answer, the last turn must be the user's"
-        )
+        raise RowError(layout.telling, "before the answer, the last turn must be the user's")
     if "system" in column and record.get(column["system"]) and turns[0]["role"] != "system":
         turns.insert(0, {"role": "system", "content": text_of(record, column["system"])})
     return turns, completion

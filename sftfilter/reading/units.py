@@ -12,7 +12,7 @@ from sftfilter.config import did_you_mean
 from sftfilter.errors import DataError
 from sftfilter.reading.formats import Broken, Raw, csv_rows, json_document, json_lines
 from sftfilter.reading.places import EXTENSIONS, File, extension, find, fingerprint
-from sftfilter.reading.shapes import Layout, layout
+from sftfilter.reading.shapes import Layout, layout, shape_of
 from sftfilter.reading.source import FileSource, Format
 from sftfilter.reading.tables import HUB, dataset_rows, load_split, parquet_file, parquet_ranges, parquet_rows
 
@@ -102,23 +102,33 @@ def _open_text(source: FileSource, unit: Unit, columns: Sequence[str], answers: 
     name = unit.file.shown
     raws = _TEXT[unit.format](unit.file)
     head: list[Raw] = []
-    have: dict[str, None] = {}
+    records = 0
     for raw in raws:
         head.append(raw)
-        if isinstance(raw.record, dict):
-            have |= dict.fromkeys(map(str, raw.record))
-        if len(head) >= (_LOOK_AHEAD if have else _ALL_BROKEN):
+        records += isinstance(raw.record, dict)
+        if len(head) >= (_LOOK_AHEAD if records else _ALL_BROKEN):
             break
-    if not have and len(head) == _ALL_BROKEN:
+    if not records and len(head) == _ALL_BROKEN:
         first = head[0].record
         reason = first.reason if isinstance(first, Broken) else f"found {type(first).__name__}"
         raise DataError(f"{name}: none of its first {_ALL_BROKEN} rows is a record ({reason}); which `format` is it?")
-    if not have:
-        return Layout("messages", {"messages": "messages"}), iter(head)  # no row of it can be used anyway
-    told = layout(source, list(have), name, answers=answers)
+    if not records:
+        return Layout("prompt", {"prompt": "prompt"}), iter(head)  # no row of it can be used anyway
+    have = _usual_columns(source, head)
+    told = layout(source, have, name, answers=answers)
     if unit.format == "csv":
-        _check_columns(columns, list(have), name)
+        _check_columns(columns, have, name)
     return told, chain(head, raws)
+
+
+def _usual_columns(source: FileSource, head: Sequence[Raw]) -> list[str]:
+    """The columns of those records that have the most usual shape: a stray one of another decides nothing."""
+    by_shape: dict[str | None, list[dict[str, Any]]] = {}
+    for raw in head:
+        if isinstance(raw.record, dict):
+            by_shape.setdefault(shape_of(source, raw.record), []).append(raw.record)
+    known = {shape: records for shape, records in by_shape.items() if shape is not None} or by_shape
+    return list(dict.fromkeys(key for record in max(known.values(), key=len) for key in record))
 
 
 def _check_columns(wanted: Sequence[str], have: Sequence[str], name: str) -> None:

@@ -210,7 +210,8 @@ def _adds_up(values: Mapping[str, Any]) -> Cell:
     read, used, aside = (values.get(key) for key in ("read", "used", "quarantined"))
     if not all(isinstance(value, int | float) for value in (read, used, aside)):
         return Cell(f.MISSING)
-    off = (read or 0) - (used or 0) - (aside or 0)
+    others = sum(values.get(key) or 0 for key in ("duplicates", "other_prompts", "filtered"))
+    off = (read or 0) - (used or 0) - (aside or 0) - others
     return Cell("✓ yes", "good") if off == 0 else Cell(f"✗ off by {f.count(off)}", "bad")
 
 

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from sftfilter.config import SpecPath, file_hash
+from sftfilter.config import SpecPath
 from sftfilter.errors import DataError
 from sftfilter.models import load_model, resolve
-from sftfilter.prompts import existing_file, read_answers
+from sftfilter.reading.answers import content_hash, read_answers
 from sftfilter.scorers.contract import Scored
 from sftfilter.scorers.language_model import Answer, ModelScorer, chat_format, encode_answer, score_answers
 from sftfilter.scorers.trait_answers import TraitAnswer, read_labelled
@@ -72,7 +72,7 @@ class Influence(ModelScorer):
         files = {"query": self.query, "contrast": self.contrast, "labelled": self.labelled}
         return [
             *super().inputs(),
-            *(f"{role} {file_hash(existing_file(path))}" for role, path in files.items() if path),
+            *(f"{role} {content_hash(path)}" for role, path in files.items() if path),
         ]
 
     def prepare(self, folder: Path, device: str) -> None:
@@ -105,10 +105,10 @@ class Influence(ModelScorer):
         if self.labelled:
             return read_labelled(self.labelled)
         return [
-            TraitAnswer(row["messages"], row["completion"], path == self.query, f"{path}, row {row['row']}")
+            TraitAnswer(row.messages, row.completion or "", path == self.query, f"{path}, row {row.number}")
             for path in (self.query, self.contrast)
             if path
-            for row in read_answers(path, 0.0)[0]
+            for row in read_answers(path)
         ]
 
 

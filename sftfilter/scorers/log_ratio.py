@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from sftfilter.config import SpecPath, file_hash
+from sftfilter.config import SpecPath
 from sftfilter.errors import DataError
 from sftfilter.scorers.contract import Scored
 from sftfilter.scorers.language_model import Answer, ModelScorer, Reader, score_answers
@@ -51,9 +51,9 @@ class LogRatio(ModelScorer):
 
     def inputs(self) -> Sequence[str]:
         """Hashes of weights, tokenizer and reference."""
-        from sftfilter.prompts import existing_file
+        from sftfilter.reading.answers import content_hash
 
-        return [*super().inputs(), *([file_hash(existing_file(self.reference))] if self.reference else [])]
+        return [*super().inputs(), *([content_hash(self.reference)] if self.reference else [])]
 
     def prepare(self, folder: Path, device: str) -> None:
         """Fit the score that is expected at a length, if there is a reference."""
@@ -107,15 +107,14 @@ def _fit(scorer: LogRatioScorer, path: str) -> dict[str, list[float]]:
     """A quadratic in the logarithm of the answer's tokens, least squares; held still outside the lengths it was fitted on."""
     import numpy as np
 
-    from sftfilter.prompts import read_answers
+    from sftfilter.reading.answers import read_answers
 
-    answers, _ = read_answers(path, 0.0)
     rows: list[tuple[Answer, Answer]] = []
-    for answer in answers:
+    for answer in read_answers(path):
         try:
-            rows.append(scorer.read(answer["messages"], answer["completion"]))
+            rows.append(scorer.read(answer.messages, answer.completion or ""))
         except DataError as error:
-            raise DataError(f"{path}, row {answer['row']}: {error}") from error
+            raise DataError(f"{path}, row {answer.number}: {error}") from error
     tokens = np.array([len(plain.answer) for _, plain in rows])
     if len(set(tokens.tolist())) < 3:
         raise DataError(f"{path}: answers of at least 3 different lengths (tokens) are needed to tell what length does")

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from sftfilter.config import SpecPath, file_hash
+from sftfilter.config import SpecPath
 from sftfilter.errors import DataError
-from sftfilter.prompts import existing_file
+from sftfilter.reading.answers import content_hash
 from sftfilter.schema import prompt_id
 from sftfilter.scorers.contract import Scored
 from sftfilter.scorers.language_model import Answer, ModelScorer, Reader, score_answers
@@ -63,7 +63,7 @@ class Probe(ModelScorer):
 
     def inputs(self) -> Sequence[str]:
         """Hashes of weights, tokenizer and training data."""
-        return [*super().inputs(), file_hash(existing_file(self.labelled or self.questions or ""))]
+        return [*super().inputs(), content_hash(self.labelled or self.questions or "")]
 
     def prepare(self, folder: Path, device: str) -> None:
         """Train the probe.

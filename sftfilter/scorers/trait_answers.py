@@ -15,7 +15,7 @@ from pydantic import Field
 
 from sftfilter.config import Settings
 from sftfilter.errors import DataError
-from sftfilter.prompts import RowError, messages_of, read_answers, read_jsonl
+from sftfilter.reading.answers import read_answers, read_questions
 from sftfilter.schema import Message, prompt_id, row_seed
 
 if TYPE_CHECKING:
@@ -49,26 +49,24 @@ class TraitAnswer:
 
 
 def read_labelled(path: str) -> list[TraitAnswer]:
-    """Rows of a JSONL file with `prompt` or `messages`, `completion`, and `label` (true, false, 1 or 0).
+    """Rows of a file with prompts, answers and `label` (true, false, 1 or 0).
 
     Raises:
         DataError: a row is malformed or doubled, or only one label occurs.
     """
-    rows, _ = read_answers(path, 0.0)
-    labels = {number: record.get("label") for number, record, _ in read_jsonl(path)}
     answers = []
-    for row in rows:
-        label, where = labels[row["row"]], f"{path}, row {row['row']}"
+    for row in read_answers(path, ["label"]):
+        label, where = dict(row.ratings or ()).get("label"), f"{path}, row {row.number}"
         if label not in (0, 1):
             raise DataError(f"{where}, label: expected true, false, 1 or 0, found {label!r}")
-        answers.append(TraitAnswer(row["messages"], row["completion"], bool(label), where))
+        answers.append(TraitAnswer(row.messages, row.completion or "", bool(label), where))
     return both_kinds(answers, path)
 
 
 def answer_questions(
     reader: Reader, path: str, positive_system: str, negative_system: str, sampling: Sampling
 ) -> list[TraitAnswer]:
-    """The model's own answers to the questions of a JSONL file (`prompt` or `messages`), under either system prompt.
+    """The model's own answers to the questions of a file, under either system prompt.
 
     Empty answers are left out.
 
@@ -77,10 +75,9 @@ def answer_questions(
     """
     from sftfilter.engine import GenerateRequest
 
-    questions = _read_questions(path)
     asked = [
-        TraitAnswer(messages, "", shows, f"{path}, row {row}", system)
-        for row, messages in questions
+        TraitAnswer(question.messages, "", shows, f"{path}, row {question.number}", system)
+        for question in read_questions(path)
         for shows, system in ((True, positive_system), (False, negative_system))
         for _ in range(sampling.per_question)
     ]
@@ -123,15 +120,3 @@ def keep_answers(answers: Sequence[TraitAnswer], file: Path) -> None:
         for one in answers:
             record: dict[str, Any] = {"messages": one.messages, "completion": one.completion, "label": int(one.shows)}
             out.write(json.dumps(record | ({"system": one.system} if one.system else {}), ensure_ascii=False) + "\n")
-
-
-def _read_questions(path: str) -> list[tuple[int, list[Message]]]:
-    questions: list[tuple[int, list[Message]]] = []
-    for row, record, _ in read_jsonl(path):
-        try:
-            questions.append((row, messages_of(record)))
-        except RowError as error:
-            raise DataError(f"{path}, row {row}, {error}") from error
-    if not questions:
-        raise DataError(f"{path}: no rows")
-    return questions
