@@ -126,6 +126,7 @@ def _stream(drawn: Drawn, teacher: EndpointTeacher, table: pa.Table, journal: Pa
         compute=ray.data.ActorPoolStrategy(min_size=pool.min_actors, max_size=pool.max_actors),
         num_cpus=pool.cpus_per_actor,
     )
-    for found in answered.iter_batches(batch_size=None, batch_format="pyarrow"):
+    batches: Any = answered.iter_batches(batch_size=None, batch_format="pyarrow")
+    for found in batches:
         raise_failure(found)
         yield found.drop_columns(["failure", "why"])

@@ -122,5 +122,6 @@ def _stream(drawn: Drawn, teacher: VllmTeacher, source: str, model_hash: str, ta
     processor = build_processor(config, preprocess=lambda row: vllm_request(drawn, row))
     blocks = max(1, min(table.num_rows, -(-table.num_rows // teacher.batch)))
     answered = processor(ray.data.from_arrow(table).repartition(blocks))
-    for found in answered.iter_batches(batch_size=None, batch_format="pyarrow"):
+    batches: Any = answered.iter_batches(batch_size=None, batch_format="pyarrow")
+    for found in batches:
         yield generated_table([vllm_row(drawn, model_hash, row) for row in found.to_pylist()])
