@@ -12,18 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sftfilter.artifacts import Artifact, Store, disk_errors, write_table
+from sftfilter.endpoint.client import ChatClient, ChatRequest
+from sftfilter.endpoint.replies import Failure
+from sftfilter.endpoint.settings import Endpoint
 from sftfilter.errors import EvalError
 from sftfilter.schema import TRAIT_RESULTS, row_seed
 from sftfilter.traits.date_confusion import GRADER_VERSION
 
 if TYPE_CHECKING:
-    from openai import AsyncOpenAI
-
     from sftfilter.chat_format import ChatFormat
     from sftfilter.traits import Trait
 
 VERSION = 1
 _IN_FLIGHT = 128
+_PATIENCE_S = 900
+_RETRIES = 4
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ async def _ask_all(
     wanted = [p for p in prompts.table("prompts").to_pylist() if p["kind"] in group_of]
     gate = asyncio.Semaphore(_IN_FLIGHT)
 
-    async def one(client: AsyncOpenAI, prompt: Mapping[str, Any], sample: int) -> dict[str, Any]:
+    async def one(client: ChatClient, prompt: Mapping[str, Any], sample: int) -> dict[str, Any]:
         group = group_of[prompt["kind"]]
         async with gate:
             answer = await _answer(client, asked, trait, prompt, sample, chat)
@@ -98,7 +101,11 @@ async def _ask_all(
             "model_hash": asked.model_hash,
         }
 
-    async with openai.AsyncOpenAI(base_url=asked.base_url, api_key=asked.api_key, timeout=900, max_retries=4) as client:
+    endpoint = Endpoint(
+        base_url=asked.base_url, model=asked.model, timeout_s=_PATIENCE_S, retries=_RETRIES, concurrency=_IN_FLIGHT
+    )
+    client = ChatClient(endpoint, api_key=asked.api_key)
+    async with client.openai:
         try:
             return await asyncio.gather(*(one(client, p, s) for p in wanted for s in range(trait.samples)))
         except openai.APIStatusError as error:
@@ -112,38 +119,35 @@ async def _ask_all(
 
 
 async def _answer(
-    client: AsyncOpenAI, asked: Asked, trait: Trait, prompt: Mapping[str, Any], sample: int, chat: ChatFormat
+    client: ChatClient, asked: Asked, trait: Trait, prompt: Mapping[str, Any], sample: int, chat: ChatFormat
 ) -> str:
-    reply = await client.chat.completions.create(
-        model=asked.model,
-        messages=chat.with_system(prompt["messages"]),  # pyright: ignore[reportArgumentType]
-        max_tokens=trait.max_tokens,
-        temperature=trait.temperature,
-        seed=row_seed(sample, prompt["prompt_id"]) % 2**31,
-    )
-    if reply.system_fingerprint != asked.model_hash:
+    seed = row_seed(sample, prompt["prompt_id"]) % 2**31
+    messages = chat.with_system(prompt["messages"])
+    reply = await client.ask(ChatRequest(messages, trait.max_tokens, trait.temperature, seed))
+    if isinstance(reply, Failure):
+        raise EvalError(f"model {asked.model}: {asked.base_url}: {reply.reason}")
+    if reply.fingerprint != asked.model_hash:
         raise EvalError(
-            f"model {asked.model}: the endpoint answered with checkpoint {reply.system_fingerprint}, "
-            f"expected {asked.model_hash}"
+            f"model {asked.model}: the endpoint answered with checkpoint {reply.fingerprint}, expected {asked.model_hash}"
         )
     expected = len(chat.prompt_ids(prompt["messages"]))
-    if reply.usage is None or reply.usage.prompt_tokens != expected:
+    if reply.prompt_tokens != expected:
         raise EvalError(
-            f"model {asked.model}: the endpoint saw {reply.usage and reply.usage.prompt_tokens} prompt tokens, training "
+            f"model {asked.model}: the endpoint saw {reply.prompt_tokens} prompt tokens, training "
             f"saw {expected}: the templates differ"
         )
-    return reply.choices[0].message.content or ""
+    return reply.text
 
 
 async def _log_odds(
-    client: AsyncOpenAI, asked: Asked, trait: Trait, prompt: Mapping[str, Any], chat: ChatFormat
+    client: ChatClient, asked: Asked, trait: Trait, prompt: Mapping[str, Any], chat: ChatFormat
 ) -> float:
     """Mean summed log-probability (nats) of the doubting continuations minus that of the accepting ones."""
     before = chat.prompt_ids(prompt["messages"])
     doubting, accepting = trait.continuations()
     # Without the stop token: the continuations are openings, which an answer may go on from.
     openings = [chat.answer_ids(prompt["messages"], text)[:-1] for text in [*doubting, *accepting]]
-    reply = await client.completions.create(
+    reply = await client.openai.with_options(max_retries=_RETRIES).completions.create(
         model=asked.model, prompt=[before + ids for ids in openings], max_tokens=0, echo=True, logprobs=0
     )
     sums: list[float] = []

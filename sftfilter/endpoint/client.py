@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sftfilter.journal import Journal
 
 _NO_KEY = "none"
+_SECRET_LENGTH = 12
 _CHARACTERS_A_TOKEN = 4
 
 
@@ -158,8 +159,12 @@ class ChatClient:
             return Trouble(f"no connection: {error.__cause__ or error}")
 
     def _redact(self, body: bytes) -> bytes:
-        """Servers quote keys in their errors, and what they send ends in tables and logs."""
-        return body if self._key == _NO_KEY else body.replace(self._key.encode(), b"[key]")
+        """Servers quote keys in their errors, and what they send ends in tables and logs.
+
+        Words such as `EMPTY` or `token`, which people give servers that want any key, are no secret and would be found
+        in honest answers.
+        """
+        return body if len(self._key) < _SECRET_LENGTH else body.replace(self._key.encode(), b"[key]")
 
 
 class BlockingClient:
