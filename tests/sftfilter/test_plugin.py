@@ -211,6 +211,7 @@ def test_bad_plugins_cost_their_rows_only_and_failed_rows_are_tried_again(
     assert sum(row["score"] is not None for row in rows.values()) == ROWS - 18
 
     _check_that_nothing_else_scores(score, log)
+    _check_that_only_failed_rows_are_scored_after_mending(Store(tmp_path / "other"), log, switch)
 
 
 def _check_that_nothing_else_scores(score: Callable[..., Artifact], log: Path) -> None:
@@ -222,11 +223,8 @@ def _check_that_nothing_else_scores(score: Callable[..., Artifact], log: Path) -
         score("bad_a:Sometimes", 0.5, log=str(log))
 
 
-@pytest.mark.ray
-def test_after_mending_only_the_failed_rows_are_scored(write: Write, tmp_path: Path, local_ray: None) -> None:
-    write("bad_b", BAD)
-    store, log, switch = Store(tmp_path / "s"), tmp_path / "log", tmp_path / "mended"
-    rollouts, plugin = _rollouts(store), _plugin("bad_b:Sometimes", log=str(log), switch=str(switch))
+def _check_that_only_failed_rows_are_scored_after_mending(store: Store, log: Path, switch: Path) -> None:
+    rollouts, plugin = _rollouts(store), _plugin("bad_a:Sometimes", log=str(log), switch=str(switch))
     again = {"store": store, "pool": ScoringPool(batch=512)}
     with pytest.raises(DataError):
         score_rollouts("bad", plugin, rollouts, error_budget=0.001, **again)
