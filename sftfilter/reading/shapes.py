@@ -243,7 +243,8 @@ def plain(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return str(value)
+    text = str(value)
+    return text.lower() if text.lower() in ("true", "false") else text
 
 
 def _encodable(text: str, field: str) -> str:

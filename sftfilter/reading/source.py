@@ -60,6 +60,10 @@ class FileSource(Settings):
     def _some(cls, path: str | list[str]) -> str | list[str]:
         if not path or not all(path):
             raise ValueError("needs at least one path")
+        for one in [path] if isinstance(path, str) else path:
+            user, at, _ = one.partition("://")[2].partition("/")[0].rpartition("@")
+            if at and user != "anonymous":
+                raise ValueError("credentials do not belong in a spec, which is kept: put them in the environment")
         return path
 
     @field_validator("columns")

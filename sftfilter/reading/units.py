@@ -64,10 +64,10 @@ def found(source: FileSource) -> Input:
 def plan(source: FileSource, files: Sequence[File], unit_bytes: int = UNIT_BYTES) -> list[list[Unit]]:
     """Share the input into chunks of about `unit_bytes`, in its order: big files in ranges, small ones together."""
     chunks: list[list[Unit]] = []
-    held = unit_bytes
+    held = 0
     for file in files:
         for unit, size in _parts(source, file, unit_bytes):
-            if held + size > unit_bytes:
+            if not chunks or held + size > unit_bytes:
                 chunks.append([])
                 held = 0
             chunks[-1].append(unit)
