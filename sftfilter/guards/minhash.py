@@ -108,7 +108,7 @@ def jaccard(pairs: pa.Table, contents: pa.Array, unit: Literal["word", "characte
 
 
 def _bands(found: Grams, texts: int, count: int, rows: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    from rensa import RMinHash
+    from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue] (a compiled module)
 
     ends = np.searchsorted(found.text, np.arange(texts + 1)).astype(np.uint64)
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(found.hashes, ends, PERMUTATIONS, 0)

@@ -274,7 +274,9 @@ def test_folders_globs_and_lists(tmp_path: Path) -> None:
 def test_a_split_of_a_saved_dataset(tmp_path: Path) -> None:
     from datasets import Dataset, DatasetDict
 
-    DatasetDict(train=Dataset.from_list(ROWS), test=Dataset.from_list(ROWS[:3])).save_to_disk(str(tmp_path / "d"))
+    DatasetDict({"train": Dataset.from_list(ROWS), "test": Dataset.from_list(ROWS[:3])}).save_to_disk(
+        str(tmp_path / "d")
+    )
     assert read(tmp_path, str(tmp_path / "d"), split="test").meta["used"] == 3
     with pytest.raises(DataError, match="no split 'dev'; there are: train, test"):
         read(tmp_path, str(tmp_path / "d"), split="dev")
