@@ -52,10 +52,12 @@ SpecPath = Annotated[str, BeforeValidator(_resolve_path)]
 """A path in a spec: relative ones are resolved against the spec's own folder."""
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
 def stable_hash(value: Any, length: int = 16) -> str:
     """Hex digest of a JSON value, the same on every machine (sorted keys, no white space)."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:length]
+    return hashlib.sha256(_CANONICAL.encode(value).encode()).hexdigest()[:length]
 
 
 def file_hash(path: str | Path, length: int = 16) -> str:
