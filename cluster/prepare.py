@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sftfilter.errors import MachineError, SftfilterError
 from sftfilter.models import cache_dir, ensure_builtin
+from sftfilter.sentence_encoder import BUILTIN_ENCODER, resolve_encoder
 
 
 def build_extensions() -> None:
@@ -29,6 +30,7 @@ def main() -> None:
     """Prepare this machine."""
     try:
         print(f"model:      {ensure_builtin()}")
+        print(f"encoder:    {resolve_encoder(BUILTIN_ENCODER)}")
         build_extensions()
         print(f"extensions: {os.environ['TORCH_EXTENSIONS_DIR']}")
     except SftfilterError as error:

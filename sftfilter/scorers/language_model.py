@@ -100,6 +100,16 @@ class Reader:
         written = self.engine.generate(requests)
         return self.chat.tokenizer.batch_decode([one.ids for one in written], skip_special_tokens=True)
 
+    def layer_number(self, layer: int | None) -> int:
+        """The layer to read; the middle one for None.
+
+        Raises:
+            DataError: the model has no such layer.
+        """
+        if layer is not None and layer > self.engine.layers:
+            raise DataError(f"layer {layer}: the model has {self.engine.layers} layers")
+        return layer or max(1, self.engine.layers // 2)
+
     def answer_logprobs(self, rows: Sequence[Answer]) -> list[list[float]]:
         """Log-probability (nats) of each of an answer's tokens, its stop token included."""
         return self.engine.token_logprobs([row.ids for row in rows], [len(row.prompt) for row in rows])
@@ -136,14 +146,14 @@ def chat_format(folder: str, system_prompt: str | None) -> ChatFormat:
 def score_answers(
     batch: pa.Table,
     read: Callable[[Sequence[Message], str], _Read],
-    compute: Callable[[list[_Read]], Sequence[float]],
+    compute: Callable[[list[_Read]], Sequence[float | str]],
 ) -> Scored:
     """Score the rows that can be read, all at once; the others get the reason why they cannot.
 
     Args:
         batch: columns messages and completion.
         read: turns and completion to what `compute` takes; raises DataError for a row that cannot be scored.
-        compute: a number for each of the rows read.
+        compute: for each of the rows read a number, or the reason why there is none.
     """
     import pyarrow as pa
 
@@ -157,7 +167,10 @@ def score_answers(
             errors[i] = str(error)
     if good:
         for i, value in zip(good, compute(list(good.values())), strict=True):
-            scores[i] = float(value)
+            if isinstance(value, str):
+                errors[i] = value
+            else:
+                scores[i] = float(value)
     return Scored(pa.array(scores, pa.float64()), pa.array(errors, pa.string()))
 
 

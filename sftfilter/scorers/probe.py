@@ -13,13 +13,25 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+<<<<<<< HEAD
 from sftfilter.config import SpecPath
 from sftfilter.errors import DataError
 from sftfilter.reading.answers import content_hash
+=======
+from sftfilter.config import SpecPath, file_hash
+from sftfilter.prompts import existing_file
+>>>>>>> e767694 (Scorers: persona vectors, sentence embeddings; one contract test for every scorer)
 from sftfilter.schema import prompt_id
 from sftfilter.scorers.contract import Scored
 from sftfilter.scorers.language_model import Answer, ModelScorer, Reader, score_answers
-from sftfilter.scorers.trait_answers import Sampling, TraitAnswer, answer_questions, keep_answers, read_labelled
+from sftfilter.scorers.trait_answers import (
+    Sampling,
+    TraitAnswer,
+    answer_questions,
+    encode_answer,
+    keep_answers,
+    read_labelled,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,8 +86,8 @@ class Probe(ModelScorer):
         reader = Reader(self, device)
         answers = self._answers(reader)
         keep_answers(answers, folder / _ANSWERS)
-        layer = resolve_layer(reader, self.layer)
-        states = reader.answer_states([encode(reader, one) for one in answers], layer)
+        layer = reader.layer_number(self.layer)
+        states = reader.answer_states([encode_answer(reader, one) for one in answers], layer)
         shows = [one.shows for one in answers]
         weights, bias = fit_probe(states, shows, self.penalty)
         groups = [prompt_id(one.messages) for one in answers]
@@ -113,29 +125,6 @@ class ProbeScorer:
 
     def _logits(self, rows: Sequence[Answer]) -> list[float]:
         return (self.reader.answer_states(rows, self.layer) @ self.weights + self.bias).tolist()
-
-
-def resolve_layer(reader: Reader, layer: int | None) -> int:
-    """The layer to read; the middle one for None.
-
-    Raises:
-        DataError: the model has no such layer.
-    """
-    if layer is not None and layer > reader.engine.layers:
-        raise DataError(f"layer {layer}: the model has {reader.engine.layers} layers")
-    return layer or max(1, reader.engine.layers // 2)
-
-
-def encode(reader: Reader, one: TraitAnswer, *, with_system: bool = False) -> Answer:
-    """Token ids of a training answer, with the system prompt that it was written under or without.
-
-    Raises:
-        DataError: it does not fit; names file and row.
-    """
-    try:
-        return reader.encode(one.messages, one.completion, one.system if with_system else None)
-    except DataError as error:
-        raise DataError(f"{one.where}: {error}") from error
 
 
 def fit_probe(states: np.ndarray, shows: Sequence[bool], penalty: float) -> tuple[np.ndarray, float]:

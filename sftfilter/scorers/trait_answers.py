@@ -19,7 +19,7 @@ from sftfilter.reading.answers import read_answers, read_questions
 from sftfilter.schema import Message, prompt_id, row_seed
 
 if TYPE_CHECKING:
-    from sftfilter.scorers.language_model import Reader
+    from sftfilter.scorers.language_model import Answer, Reader
 
 
 class Sampling(Settings):
@@ -97,6 +97,18 @@ def answer_questions(
         if text.strip()
     ]
     return both_kinds(answered, path)
+
+
+def encode_answer(reader: Reader, one: TraitAnswer, *, with_system: bool = False) -> Answer:
+    """Token ids of an answer, with the system prompt that it was written under or without.
+
+    Raises:
+        DataError: it does not fit; names file and row.
+    """
+    try:
+        return reader.encode(one.messages, one.completion, one.system if with_system else None)
+    except DataError as error:
+        raise DataError(f"{one.where}: {error}") from error
 
 
 def both_kinds(answers: list[TraitAnswer], path: str) -> list[TraitAnswer]:
