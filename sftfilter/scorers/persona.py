@@ -1,7 +1,8 @@
 """Persona vectors: how far an answer lies along a trait's direction, beyond where the model's own answer lies.
 
 Direction and projection difference as in Chen et al. 2025 (arXiv:2507.21509, sections 2 and 5). Unlike there, no judge
-removes answers that fail to follow their system prompt, and one layer is read instead of the best of all.
+removes answers that fail to follow their system prompt (`sampling.matching` does, if given), and one
+layer is read instead of the best of all.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from sftfilter.errors import DataError
 from sftfilter.prompts import existing_file
 from sftfilter.scorers.contract import Scored
 from sftfilter.scorers.language_model import Answer, ModelScorer, Reader, score_answers
-from sftfilter.scorers.trait_answers import Sampling, answer_questions, encode_answer, keep_answers
+from sftfilter.scorers.trait_answers import Sampling, answer_questions, encode_example, keep_answers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,7 +73,7 @@ class Persona(ModelScorer):
         answers = answer_questions(reader, self.questions, self.positive_system, self.negative_system, self.sampling)
         keep_answers(answers, folder / _ANSWERS)
         layer = reader.layer_number(self.layer)
-        states = reader.answer_states([encode_answer(reader, one, with_system=True) for one in answers], layer)
+        states = reader.answer_states([encode_example(reader, one, with_system=True) for one in answers], layer)
         shows = np.array([one.shows for one in answers])
         difference = states[shows].mean(0, dtype=np.float64) - states[~shows].mean(0, dtype=np.float64)
         length = float(np.linalg.norm(difference))

@@ -28,7 +28,7 @@ from sftfilter.scorers.trait_answers import (
     Sampling,
     TraitAnswer,
     answer_questions,
-    encode_answer,
+    encode_example,
     keep_answers,
     read_labelled,
 )
@@ -87,7 +87,7 @@ class Probe(ModelScorer):
         answers = self._answers(reader)
         keep_answers(answers, folder / _ANSWERS)
         layer = reader.layer_number(self.layer)
-        states = reader.answer_states([encode_answer(reader, one) for one in answers], layer)
+        states = reader.answer_states([encode_example(reader, one) for one in answers], layer)
         shows = [one.shows for one in answers]
         weights, bias = fit_probe(states, shows, self.penalty)
         groups = [prompt_id(one.messages) for one in answers]

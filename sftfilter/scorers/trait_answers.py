@@ -6,12 +6,13 @@ Either somebody's labelled file, or the model's own answers to questions under t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from sftfilter.config import Settings
 from sftfilter.errors import DataError
@@ -23,12 +24,29 @@ if TYPE_CHECKING:
 
 
 class Sampling(Settings):
-    """How the model answers the questions."""
+    """How the model answers the questions, and which of its answers are kept.
+
+    A small model often ignores its system prompt; `matching` leaves out what it wrote then (Chen et al. 2025 let a judge do
+    that).
+    """
 
     per_question: Annotated[int, Field(gt=0, description="answers under each system prompt")] = 1
     max_new_tokens: Annotated[int, Field(gt=0)] = 48
     temperature: Annotated[float, Field(ge=0)] = 0.8
     seed: int = 0
+    matching: Annotated[
+        str | None,
+        Field(description="regular expression; answers that show the trait must match it, the others must not"),
+    ] = None
+
+    @field_validator("matching")
+    @classmethod
+    def _compile(cls, matching: str | None) -> str | None:
+        try:
+            re.compile(matching or "")
+        except re.error as error:
+            raise ValueError(f"'{matching}' is not a regular expression: {error}") from error
+        return matching
 
 
 @dataclass(frozen=True)
@@ -68,10 +86,10 @@ def answer_questions(
 ) -> list[TraitAnswer]:
     """The model's own answers to the questions of a file, under either system prompt.
 
-    Empty answers are left out.
+    Empty answers are left out, and those on the wrong side of `sampling.matching`.
 
     Raises:
-        DataError: a question is malformed, or all answers under a system prompt are empty.
+        DataError: a question is malformed, or no answer under a system prompt is left.
     """
     from sftfilter.engine import GenerateRequest
 
@@ -91,15 +109,16 @@ def answer_questions(
         for k, one in enumerate(asked)
     ]
     texts = reader.write(requests)
+    pattern = re.compile(sampling.matching, re.IGNORECASE) if sampling.matching else None
     answered = [
         TraitAnswer(one.messages, text, one.shows, one.where, one.system)
         for one, text in zip(asked, texts, strict=True)
-        if text.strip()
+        if text.strip() and (pattern is None or bool(pattern.search(text)) == one.shows)
     ]
-    return both_kinds(answered, path)
+    return both_kinds(answered, f"the model's {len(asked)} answers to {path}")
 
 
-def encode_answer(reader: Reader, one: TraitAnswer, *, with_system: bool = False) -> Answer:
+def encode_example(reader: Reader, one: TraitAnswer, *, with_system: bool = False) -> Answer:
     """Token ids of an answer, with the system prompt that it was written under or without.
 
     Raises:
@@ -111,7 +130,7 @@ def encode_answer(reader: Reader, one: TraitAnswer, *, with_system: bool = False
         raise DataError(f"{one.where}: {error}") from error
 
 
-def both_kinds(answers: list[TraitAnswer], path: str) -> list[TraitAnswer]:
+def both_kinds(answers: list[TraitAnswer], source: str) -> list[TraitAnswer]:
     """The answers, if some show the trait and some do not.
 
     Raises:
@@ -119,10 +138,8 @@ def both_kinds(answers: list[TraitAnswer], path: str) -> list[TraitAnswer]:
     """
     found = {answer.shows for answer in answers}
     if len(found) < 2:
-        only = "shows" if found == {True} else "does not show"
-        raise DataError(
-            f"{path}: every answer {only} the trait; both kinds are needed" if found else f"{path}: no rows"
-        )
+        left = "every one shows the trait" if found == {True} else "none shows the trait" if found else "none is left"
+        raise DataError(f"{source}: {left}; answers of both kinds are needed")
     return answers
 
 

@@ -17,6 +17,7 @@ from sftfilter.scorers.language_model import Reader
 from sftfilter.scorers.length import Length
 from sftfilter.scorers.log_ratio import LogRatio
 from sftfilter.scorers.perplexity import Perplexity
+from sftfilter.scorers.persona import Persona
 from sftfilter.scorers.probe import Probe
 from tests.conftest import write_lines
 from tests.sftfilter.rows import rollout_rows
@@ -159,17 +160,60 @@ def test_a_probe_on_the_models_own_answers_keeps_them(tiny_chat_model: Path, tmp
     kept = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     assert len(kept) == 16 and {one["system"] for one in kept if one["label"]} == {SYSTEM}
     assert len({one["completion"] for one in kept}) > 8
+    never = recipe | {"sampling": recipe["sampling"] | {"matching": "no model writes this"}}
+    with pytest.raises(DataError, match=r"16 answers to .*: none shows the trait"):
+        _probe(tiny_chat_model, tmp_path, **never).prepare(tmp_path, "cpu")
     with pytest.raises(ValidationError, match="give either"):
         _probe(tiny_chat_model, tmp_path, **(recipe | {"labelled": "x.jsonl"}))
     with pytest.raises(ValidationError, match="give either"):
         _probe(tiny_chat_model, tmp_path, **(recipe | {"negative_system": None}))
 
 
+def _mean_state(plain: Plain, prompt: str, answer: str, system: str, layer: int) -> np.ndarray:
+    ids, start = plain.ids(prompt, answer, system)
+    with torch.no_grad():
+        return plain.model(ids, output_hidden_states=True).hidden_states[layer][0, start:-1].mean(0).numpy()
+
+
+def test_persona_is_a_projection_less_that_of_the_models_own_answer(
+    tiny_chat_model: Path, plain: Plain, tmp_path: Path
+) -> None:
+    write_lines(tmp_path / "questions.jsonl", [{"prompt": f"What is {i}?"} for i in range(3)])
+    settings = _settings(tiny_chat_model) | {
+        "questions": str(tmp_path / "questions.jsonl"),
+        "positive_system": SYSTEM,
+        "negative_system": "You take every date as it is.",
+        "sampling": {"max_new_tokens": 5},
+        "max_new_tokens": 6,
+        "layer": 3,
+    }
+    persona = Persona(kind="persona", **settings)
+    persona.prepare(tmp_path, "cpu")
+    kept = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    means = {1: [], 0: []}
+    for one in kept:
+        system = f"{one['system']}\n\nBe brief."
+        means[one["label"]].append(_mean_state(plain, one["messages"][0]["content"], one["completion"], system, 3))
+    direction = np.mean(means[1], 0) - np.mean(means[0], 0)
+    direction /= np.linalg.norm(direction)
+
+    difference, projection = (
+        _scores(Persona(kind="persona", own_answer=own, **settings), ROWS, tmp_path) for own in (True, False)
+    )
+    for (prompt, answer), with_own, alone in zip(ROWS, difference, projection, strict=True):
+        assert alone == pytest.approx(_mean_state(plain, prompt, answer or "", "Be brief.", 3) @ direction, abs=1e-3)
+        ids, start = plain.ids(prompt, "", "Be brief.")
+        written = plain.model.generate(ids[:, :start], max_new_tokens=6, do_sample=False)
+        with torch.no_grad():
+            states = plain.model(written, output_hidden_states=True).hidden_states[3][0, start:]
+        assert with_own == pytest.approx(alone - states.mean(0).numpy() @ direction, abs=1e-3)
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
         ([{"prompt": "a", "completion": "b", "label": 2}], r"row 1, label: .*found 2"),
-        ([{"prompt": "a", "completion": "b", "label": 1}], "every answer shows the trait"),
+        ([{"prompt": "a", "completion": "b", "label": 1}], "every one shows the trait"),
         (
             [{"prompt": "a", "completion": "b " * 300, "label": 1}, {"prompt": "a", "completion": "c", "label": 0}],
             "row 1: .*limit is 256",
