@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from sftfilter.config import SpecPath, file_hash
-from sftfilter.errors import DataError
-from sftfilter.prompts import RowError, existing_file, read_jsonl, required_text
+from sftfilter.config import SpecPath
+from sftfilter.reading.answers import content_hash, read_answers
 from sftfilter.scorers.contract import Scored, ScorerSettings
 from sftfilter.sentence_encoder import BUILTIN_ENCODER, encoder_hash, resolve_encoder
 
@@ -38,9 +37,13 @@ class Embedding(ScorerSettings):
 
     kind: Literal["embedding"]
     positives: Annotated[tuple[str, ...], Field(description="texts that show the trait")] = ()
-    positives_file: Annotated[SpecPath | None, Field(description="JSONL with `completion`: more of them")] = None
+    positives_file: Annotated[
+        SpecPath | None, Field(description="rows with `prompt` and `completion`; the latter are more of them")
+    ] = None
     negatives: Annotated[tuple[str, ...], Field(description="texts that do not")] = ()
-    negatives_file: Annotated[SpecPath | None, Field(description="JSONL with `completion`: more of them")] = None
+    negatives_file: Annotated[
+        SpecPath | None, Field(description="rows with `prompt` and `completion`; the latter are more of them")
+    ] = None
     compare: Literal["centroid", "nearest"] = "centroid"
     model: Annotated[str, Field(description=f"'{BUILTIN_ENCODER}', or a sentence-transformers folder or hub id")] = (
         BUILTIN_ENCODER
@@ -60,16 +63,14 @@ class Embedding(ScorerSettings):
 
     def inputs(self) -> Sequence[str]:
         """Hashes of the encoder and of the examples' files."""
-        files = [
-            file_hash(existing_file(path)) if path else "none" for path in (self.positives_file, self.negatives_file)
-        ]
+        files = [content_hash(path) if path else "none" for path in (self.positives_file, self.negatives_file)]
         return [encoder_hash(resolve_encoder(self.model)), *files]
 
     def prepare(self, folder: Path, device: str) -> None:
         """Embed the examples.
 
         Raises:
-            DataError: a line of a file has no `completion`.
+            DataError: a row of a file cannot be used.
         """
         from safetensors.numpy import save_file
 
@@ -79,7 +80,7 @@ class Embedding(ScorerSettings):
             ("positives", self.positives, self.positives_file),
             ("negatives", self.negatives, self.negatives_file),
         ):
-            every = [*texts, *(_read_texts(path) if path else [])]
+            every = [*texts, *(row.completion or "" for row in (read_answers(path) if path else []))]
             if every:
                 vectors = encoder.encode(every)
                 kept[name] = vectors if self.compare == "nearest" else _centroid(vectors)
@@ -129,17 +130,3 @@ def _centroid(vectors: np.ndarray) -> np.ndarray:
 
     mean = vectors.mean(0, keepdims=True)
     return mean / np.linalg.norm(mean)
-
-
-def _read_texts(path: str) -> list[str]:
-    texts: list[str] = []
-    for row, record, _ in read_jsonl(path):
-        try:
-            if not isinstance(record, dict):
-                raise RowError("line", record if isinstance(record, str) else "expected a JSON object")
-            texts.append(required_text(record, "completion"))
-        except RowError as error:
-            raise DataError(f"{path}, row {row}, {error}") from error
-    if not texts:
-        raise DataError(f"{path}: no rows")
-    return texts

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from sftfilter.config import SpecPath, file_hash
+from sftfilter.config import SpecPath
 from sftfilter.errors import DataError
-from sftfilter.prompts import existing_file
+from sftfilter.reading.answers import content_hash
 from sftfilter.scorers.contract import Scored
 from sftfilter.scorers.language_model import Answer, ModelScorer, Reader, score_answers
 from sftfilter.scorers.trait_answers import Sampling, answer_questions, encode_example, keep_answers
@@ -58,7 +58,7 @@ class Persona(ModelScorer):
 
     def inputs(self) -> Sequence[str]:
         """Hashes of weights, tokenizer and questions."""
-        return [*super().inputs(), file_hash(existing_file(self.questions))]
+        return [*super().inputs(), content_hash(self.questions)]
 
     def prepare(self, folder: Path, device: str) -> None:
         """Make the direction.

@@ -13,14 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-<<<<<<< HEAD
 from sftfilter.config import SpecPath
-from sftfilter.errors import DataError
 from sftfilter.reading.answers import content_hash
-=======
-from sftfilter.config import SpecPath, file_hash
-from sftfilter.prompts import existing_file
->>>>>>> e767694 (Scorers: persona vectors, sentence embeddings; one contract test for every scorer)
 from sftfilter.schema import prompt_id
 from sftfilter.scorers.contract import Scored
 from sftfilter.scorers.language_model import Answer, ModelScorer, Reader, score_answers

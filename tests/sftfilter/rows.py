@@ -25,3 +25,8 @@ def rollout_rows(rows: Sequence[tuple[str, str | None]], ratings: dict[str, floa
             "ratings": pa.array([list((ratings or {}).items())] * len(rows), RATINGS),
         }
     )
+
+
+def count_word(texts: Sequence[str], word: str = "doubt") -> list[int]:
+    """A plugin scorer."""
+    return [text.count(word) for text in texts]

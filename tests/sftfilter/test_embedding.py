@@ -67,7 +67,7 @@ def test_a_long_text_is_read_to_its_end(encoder: SentenceEncoder) -> None:
 @pytest.mark.model
 @pytest.mark.parametrize("compare", ["centroid", "nearest"])
 def test_scores_are_cosines_to_the_examples(encoder: SentenceEncoder, tmp_path: Path, compare: str) -> None:
-    write_lines(tmp_path / "more.jsonl", [{"completion": "It is not 2026 yet."}])
+    write_lines(tmp_path / "more.jsonl", [{"prompt": "Is it?", "completion": "It is not 2026 yet."}])
     settings = Embedding(
         kind="embedding",
         positives=("It is still 2023, I believe.",),

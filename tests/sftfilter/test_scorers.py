@@ -115,6 +115,12 @@ def cases(folder: Path, model: Path) -> list[Case]:
             content=questions,
         ),
         Case(
+            {"kind": "plugin", "target": "tests.sftfilter.rows:count_word"},
+            {"options": {"word": "trust"}, "revision": "2"},
+            others={"target", "columns", "holds_model"},
+            scores_empty=True,
+        ),
+        Case(
             {"kind": "probe", "labelled": labelled} | lm,
             _MODEL_DECIDES | {"layer": 1, "penalty": 1.0},
             moved,
