@@ -42,7 +42,7 @@ def undisturbed(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> lis
     rows = score(folder / "runs", scorer, ROWS)
     assert [row["score"] for row in rows] == [i % 97 for i in range(ROWS)]
     assert sorted(scorer.asked()) == sorted(f"r{i}" for i in range(ROWS))
-    assert len({pid for pid, _ in scorer.calls()}) == 2, "the pool did not use both CPUs"
+    assert len({pid for pid, _ in scorer.calls()}) >= 2, "one actor did all the work"
     return rows
 
 
