@@ -117,6 +117,7 @@ class _Plain:
     def _tokens(self, row: dict[str, Any], system: str | None) -> tuple[list[int], int]:
         turns = ([{"role": "system", "content": system}] if system else []) + row["messages"]
         before = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        assert isinstance(before, str)
         prompt = self.tokenizer(before).input_ids
         return prompt + self.tokenizer(row["completion"] + str(self.tokenizer.eos_token)).input_ids, len(prompt)
 

@@ -13,14 +13,16 @@ from tests.conftest import PROMPT_FILES
 def tiny_chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a Llama with 4 layers of 32 and a context of 256 tokens, float32."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     from sftfilter.chat_format import ChatFormat
     from sftfilter.models import BUILTIN, load_tokenizer, resolve
 
     folder = tmp_path_factory.mktemp("tiny-chat")
     texts = [line for file in PROMPT_FILES.glob("*.jsonl") for line in file.read_text().splitlines()]
-    tokenizer = load_tokenizer(resolve(BUILTIN)).train_new_from_iterator(texts, 600)  # 2 MB less to read each time
+    whole = load_tokenizer(resolve(BUILTIN))
+    assert isinstance(whole, PreTrainedTokenizerFast)
+    tokenizer = whole.train_new_from_iterator(texts, 600)  # 2 MB less to read each time
     chat = ChatFormat(tokenizer, None)
     torch.manual_seed(0)
     config = LlamaConfig(

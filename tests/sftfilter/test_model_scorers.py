@@ -203,7 +203,9 @@ def test_persona_is_a_projection_less_that_of_the_models_own_answer(
     for (prompt, answer), with_own, alone in zip(ROWS, difference, projection, strict=True):
         assert alone == pytest.approx(_mean_state(plain, prompt, answer or "", "Be brief.", 3) @ direction, abs=1e-3)
         ids, start = plain.ids(prompt, "", "Be brief.")
-        written = plain.model.generate(ids[:, :start], max_new_tokens=6, do_sample=False)
+        written = plain.model.generate(  # pyright: ignore[reportAttributeAccessIssue]
+            ids[:, :start], max_new_tokens=6, do_sample=False
+        )
         with torch.no_grad():
             states = plain.model(written, output_hidden_states=True).hidden_states[3][0, start:]
         assert with_own == pytest.approx(alone - states.mean(0).numpy() @ direction, abs=1e-3)

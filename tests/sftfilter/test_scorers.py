@@ -14,7 +14,6 @@ import pyarrow as pa
 import pytest
 from pydantic import TypeAdapter
 
-from sftfilter.config import Settings
 from sftfilter.filter_actor import score_rows
 from sftfilter.schema import MESSAGE
 from sftfilter.scorers import Scorer
@@ -155,7 +154,7 @@ def test_settings_travel(kind: str, cases_of: Callable[[str], list[Case]]) -> No
     """Ray ships them pickled, specs are kept as JSON; both name the same scores afterwards."""
     for case in cases_of(kind):
         settings = _parse(case.spec)
-        assert isinstance(settings, Settings) and settings.model_config.get("frozen")
+        assert isinstance(settings, ScorerSettings) and settings.model_config.get("frozen")
         assert pickle.loads(pickle.dumps(settings)) == settings
         again = _parse(json.loads(settings.model_dump_json()))
         assert again == settings and again.fingerprint() == settings.fingerprint()
