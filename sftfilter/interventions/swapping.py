@@ -75,7 +75,7 @@ class Swap(InterventionSettings):
     def _check(self, frame: ScoreFrame, selection: Selection, wanted: np.ndarray, have: np.ndarray) -> None:
         import numpy as np
 
-        to = " or ".join(f"'{teacher}'" for teacher in self.teachers)
+        to = "teacher " + " or ".join(f"'{teacher}'" for teacher in self.teachers)
         unanswered = np.flatnonzero(selection.prompts & (wanted == 0))
         if len(unanswered):
             raise DataError(
