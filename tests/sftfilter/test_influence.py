@@ -150,10 +150,10 @@ def test_dot_is_the_product_with_the_mean_gradient(tmp_path: Path, tiny_chat_mod
 
 
 def test_an_example_that_does_not_fit_is_named(tmp_path: Path, tiny_chat_model: Path) -> None:
-    rows = [{"prompt": "Hi", "completion": "no"}, {"prompt": "a " * 99, "completion": "b"}]
+    rows = [{"prompt": "Hi", "completion": "no"}, {"prompt": "a " * 120, "completion": "b"}]
     write_lines(tmp_path / "query.jsonl", rows)
     settings = Influence(
-        kind="influence", query=str(tmp_path / "query.jsonl"), max_length=64, model=str(tiny_chat_model)
+        kind="influence", query=str(tmp_path / "query.jsonl"), max_length=128, model=str(tiny_chat_model)
     )
-    with pytest.raises(DataError, match=r"query\.jsonl, row 2: \d+ tokens, the limit is 64"):
+    with pytest.raises(DataError, match=r"query\.jsonl, row 2: \d+ tokens, the limit is 128"):
         settings.prepare(tmp_path, "cpu")
