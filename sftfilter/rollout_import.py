@@ -75,23 +75,24 @@ def _in_tasks(task: Import, chunks: Sequence[Sequence[Unit]], wanted: pa.Array |
 
     import ray
     import ray.data
-    import ray.exceptions
 
     known = ray.put(wanted)
     every = ray.put(list(chunks))
 
     def work(row: dict[str, Any]) -> dict[str, Any]:
         number = int(row["id"])
-        return {"chunk": pickle.dumps(import_chunk(number, ray.get(every)[number], task, ray.get(known)))}
+        try:
+            made: Chunk | SftfilterError = import_chunk(number, ray.get(every)[number], task, ray.get(known))
+        except SftfilterError as error:  # raised here, Ray Data would wrap it beyond recognition
+            made = error
+        return {"chunk": pickle.dumps(made)}
 
     read = ray.data.range(len(chunks), override_num_blocks=len(chunks)).map(work, num_cpus=1)
-    try:
-        for row in read.iter_rows():
-            yield pickle.loads(row["chunk"])  # noqa: S301  # our own task's counts
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, SftfilterError):
-            raise error.cause from None
-        raise
+    for row in read.iter_rows():
+        made = pickle.loads(row["chunk"])  # noqa: S301  # our own task's counts
+        if isinstance(made, SftfilterError):
+            raise made
+        yield made
 
 
 def _complete(folder: Path) -> None:
