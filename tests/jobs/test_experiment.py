@@ -117,7 +117,7 @@ def _check_results(results: dict[str, Any], spec: Path) -> None:
             assert found["n"] == 0 or 0 <= found["low"] <= found["estimate"] <= found["high"] <= 1
         odds = arm["traits"]["date_confusion"]["log_odds"]
         assert odds["low"] < odds["estimate"] < odds["high"]
-    assert results["counts"]["prompts"] == {"read": 24, "used": 24, "quarantined": 0}
+    assert results["counts"]["prompts"] == {"read": 24, "used": 24, "quarantined": 0, "duplicates": 0, "filtered": 0}
     by_name = {arm["name"]: arm for arm in results["arms"]}
     none = dict.fromkeys(("kept", "dropped", "swapped", "rewritten", "added", "trained"), 0)
     assert by_name["drop-S"]["rows"] == {**none, "kept": 16, "dropped": 8, "trained": 16}

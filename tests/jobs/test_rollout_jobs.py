@@ -139,7 +139,8 @@ def _check_page(page: Path, browser: Browser) -> None:
     assert "<img src=x" in shown and "decile" in shown
     assert browser.run("document.querySelectorAll('#rows-list article .answer').length") == 2
     assert browser.run("document.querySelectorAll('#rows-list img, #rows-list script').length") == 0
-    assert browser.run("document.querySelectorAll('.plot .main-svg:first-child').length") == 1
+    plots = "document.querySelectorAll('.plot .main-svg:first-child').length"
+    assert browser.run(plots) == 2, "scores by teacher and by the kind of prompt that the files name"
 
 
 def _check_too_many_bad_rows_stop_the_job(folder: Path) -> None:
