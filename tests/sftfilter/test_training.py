@@ -19,7 +19,8 @@ from sftfilter.artifacts import Store
 from sftfilter.chat_format import ChatFormat
 from sftfilter.errors import DataError, TrainingError
 from sftfilter.models import ensure_builtin, load_model, load_tokenizer
-from sftfilter.train_loop import packed_loss_sum, read_rows
+from sftfilter.packed import packed_loss_sum
+from sftfilter.train_loop import read_rows
 from sftfilter.training import Execution, Full, Lora, TrainingRun, TrainingSettings, train_all
 from sftfilter.training_plan import TrainingPlan, make_plan
 
