@@ -41,29 +41,59 @@ class Lexicon(ScorerSettings):
 
 
 class LexiconScorer:
-    """Counts matching expressions with Arrow's vectorised RE2."""
+    """Counts matching expressions with Arrow's vectorised RE2.
+
+    Most rows match none, so one pass looks for any of them, and only the rows that have one are asked for each.
+    """
 
     def __init__(self, terms: list[str]) -> None:
         import pyarrow as pa
-        import pyarrow.compute as pc
 
         for term in terms:
             try:
-                pc.match_substring_regex(pa.array([""]), term)  # pyright: ignore[reportAttributeAccessIssue]
+                _matches(pa.array([""]), term)
             except pa.ArrowInvalid as error:
                 raise SpecError(
                     f"lexicon term '{term}' is not RE2 (no look-around, no back-references): {error}"
                 ) from error
         self.terms = terms
+        self.any_term = _together(terms)
 
     def score(self, batch: pa.Table) -> Scored:
         """Matches per completion; null where the completion is null."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        completions = batch["completion"]
-        total = pc.cast(pc.match_substring_regex(completions, self.terms[0], ignore_case=True), pa.float64())  # pyright: ignore[reportAttributeAccessIssue]
+        completions = pa.chunked_array(batch["completion"]).combine_chunks()
+        if self.any_term is None:
+            return Scored(self._count(completions))
+        hit = _matches(completions, self.any_term)
+        counts = self._count(completions.filter(hit))
+        return Scored(pc.replace_with_mask(hit.cast(pa.float64()), hit, counts))  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _count(self, texts: pa.Array) -> pa.Array:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        total = _matches(texts, self.terms[0]).cast(pa.float64())
         for term in self.terms[1:]:
-            hit = pc.cast(pc.match_substring_regex(completions, term, ignore_case=True), pa.float64())  # pyright: ignore[reportAttributeAccessIssue]
-            total = pc.add(total, hit)  # pyright: ignore[reportAttributeAccessIssue]
-        return Scored(total)
+            total = pc.add(total, _matches(texts, term).cast(pa.float64()))  # pyright: ignore[reportAttributeAccessIssue]
+        return total
+
+
+def _matches(texts: pa.Array, expression: str) -> pa.BooleanArray:
+    import pyarrow.compute as pc
+
+    return pc.match_substring_regex(texts, expression, ignore_case=True)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _together(terms: list[str]) -> str | None:
+    """One expression for any of the terms; None for a single one, or where RE2 finds it too large."""
+    import pyarrow as pa
+
+    expression = "|".join(f"(?:{term})" for term in terms)
+    try:
+        _matches(pa.array([""]), expression)
+    except pa.ArrowInvalid:
+        return None
+    return expression if len(terms) > 1 else None

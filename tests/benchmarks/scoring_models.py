@@ -75,7 +75,7 @@ def _measure(spec: dict[str, Any], peer: Callable[[pa.Table], object], table: pa
 def _rollouts() -> pa.Table:
     short = [row for name in ("doubt", "accept", "neutral") for row in read_lines(f"teacher_{name}.jsonl", SHORT)]
     pairs: list[tuple[str, str | None]] = [(row["prompt"], row["completion"]) for row in short[:SHORT]]
-    long = pq.ParquetFile(chat_rows(1000)).read_row_group(0, ["messages", "completion"]).slice(0, LONG)
+    long = pq.read_table(chat_rows(1000), columns=["messages", "completion"]).slice(0, LONG)
     pairs += [(r["messages"][0]["content"], r["completion"]) for r in long.to_pylist()]
     return rollout_rows(pairs)
 

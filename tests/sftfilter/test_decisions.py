@@ -214,6 +214,21 @@ def test_a_missing_partner_is_an_error_that_names_the_prompt() -> None:
         score_frame(doubled, {})
 
 
+def test_fewer_answers_from_there_are_refused_or_used_again() -> None:
+    rollouts = {"T": _rollouts("T", ["p0", "p0", "p0", "p1"]), "C": _rollouts("C", ["p0", "p0", "p1"])}
+    prompts = pl.LazyFrame({"prompt_id": ["p0", "p1"], "kind": "date", "source": "a"})
+    few = score_frame(rollouts, {}, prompts)
+    with pytest.raises(DataError, match=r"1 of 2 prompts .* ids p0\. .* `too_few: repeat` for the 1 that have some"):
+        _decide(few, kind="swap", subset="S", to="C")
+    table = _decide(few, kind="swap", subset="S", to="C", too_few="repeat").decisions()
+    assert table["replaced_by"].to_list() == ["C0", "C1", "C0", "C2"]
+    none = score_frame(rollouts | {"C": _rollouts("C", ["p0"])}, {}, prompts)
+    with pytest.raises(
+        DataError, match=r"1 of 2 prompts .* prompt ids p1\. Have these prompts answered, select others\."
+    ):
+        _decide(none, kind="swap", subset="S", to="C", too_few="repeat")
+
+
 def test_without_an_intervention_everything_is_kept(frame: ScoreFrame) -> None:
     decided = decide(frame, {}, None, teacher="T")
     assert decided.counts == {"kept": 10, "dropped": 0, "swapped": 0, "rewritten": 0, "added": 0, "trained": 10}
