@@ -77,13 +77,12 @@ def score_everything(spec: RolloutJob | Study, root: Path, stages: Stages) -> Sc
 
 def _read_rollouts(spec: RolloutJob, store: Store, stages: Stages) -> dict[str, Artifact]:
     with stages.stage("rollouts", f"{', '.join(spec.rollouts)}: read, bad rows quarantined"):
-        read = {
+        return {
             teacher: stages.note(
                 import_rollouts(teacher, source, None, store=store, error_budget=spec.error_budget), teacher
             )
             for teacher, source in spec.rollouts.items()
         }
-        return read
 
 
 def _made_rollouts(spec: Study, root: Path, store: Store, stages: Stages) -> dict[str, Artifact]:

@@ -45,8 +45,10 @@ def measure(part: str, console: Console) -> list[Row]:
 
 
 def _figure(row: Row) -> str:
-    if row.ratio is None:
+    if row.ours is None:
         return f"not measured: {row.note}"
+    if row.ratio is None:
+        return f"{row.ours:,.4g} {row.unit}"
     return f"{row.ours:,.4g} against {row.peer:,.4g} {row.unit}, ratio {row.ratio:.2f}"
 
 
