@@ -88,7 +88,7 @@ def _matches(texts: pa.Array, expression: str) -> pa.BooleanArray:
 
 
 def _together(terms: list[str]) -> str | None:
-    """One expression for any of the terms; None for a single one, or where RE2 finds it too large."""
+    """One expression for any of the terms; None for a single one, or where RE2 does not take them together."""
     import pyarrow as pa
 
     expression = "|".join(f"(?:{term})" for term in terms)

@@ -47,7 +47,7 @@ def test_the_whole_output_fits_80_columns(tmp_path: Path) -> None:
         ]  # fmt: skip
     pl.DataFrame(rows, infer_schema_length=None).write_parquet(tmp_path / "scores.parquet")
     findings = find(tmp_path / "scores.parquet", paths, ["a_scorer_with_a_name", "judge"], 2)
-    none, some = {"count": 0, "first": []}, {"count": 9, "first": [f'{"0" * 64} "What {"word " * 11}?"'] * 3}
+    none, some = {"count": 0, "first": []}, {"count": 9, "first": [f'{"0" * 16} "What {"word " * 11}?"'] * 3}
     teacher = {"prompts": 1_000_000, "answers": 4_000_000, "missing": some, "duplicates": none, "conflicts": some}
     teachers = {"original-teacher": teacher, "alternate-teacher": teacher | {"missing": none}}
     findings["pairing"] = {

@@ -10,7 +10,7 @@ import pytest
 
 from sftfilter.artifacts import Artifact, Store, write_table
 from sftfilter.errors import SpecError
-from sftfilter.schema import ROLLOUTS
+from sftfilter.schema import ROLLOUTS, SCORES
 from sftfilter.scorers.lexicon import Lexicon
 from sftfilter.scoring import ScoringPool, score_rollouts
 
@@ -30,7 +30,10 @@ def _rollouts(store: Store, completions: list[str | None]) -> Artifact:
 
 
 @pytest.mark.ray
-def test_scores_are_rows_with_errors_and_are_kept(local_ray: None, tmp_path: Path) -> None:
+def test_scores_are_rows_with_errors_and_are_kept(
+    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sftfilter.score_store._BLOCK", 300)  # several blocks, the last of them smaller
     store = Store(tmp_path)
     texts: list[str | None] = ["I DOUBT it is not 2026", "undoubted", "yes", None, ""] * 400
     rollouts = _rollouts(store, texts)
@@ -43,7 +46,8 @@ def test_scores_are_rows_with_errors_and_are_kept(local_ray: None, tmp_path: Pat
         "scored_before": 0,
     }
     rows = {row["rollout_id"]: row for row in made.table("scores").to_pylist()}
-    assert len(rows) == 2000
+    assert len(rows) == 2000 and made.table("scores").schema.equals(SCORES)
+    assert made.table("scores")["rollout_id"].to_pylist() == [f"r{i}" for i in range(2000)]
     assert [rows[f"r{i}"]["score"] for i in range(5)] == [2.0, 0.0, 0.0, None, 0.0]
     assert rows["r3"]["error"] == "no completion to score"
     assert {row["fingerprint"] for row in rows.values()} == {LEXICON.fingerprint()}
@@ -51,6 +55,19 @@ def test_scores_are_rows_with_errors_and_are_kept(local_ray: None, tmp_path: Pat
     assert score_rollouts("lexicon", LEXICON, rollouts, store=store, pool=ScoringPool(batch=7)).reused
     other = Lexicon(kind="lexicon", terms=[r"\bdoubt"])
     assert not score_rollouts("lexicon", other, rollouts, store=store, pool=pool).reused
+
+
+def test_terms_are_counted_each_whatever_is_asked_first() -> None:
+    texts = ["a doubt", "Doubt, not 2026", "none", None, "", "not 2026 not 2026", "DOUBTFUL"]
+    for terms, counts in (
+        ([r"\bdoubt", "not 2026", "^a|l$", "z*"], [3, 3, 1, None, 1, 2, 3]),
+        ([r"\bdoubt"], [1, 1, 0, None, 0, 0, 1]),
+        (["(?i:none)|x", "no", "o"], [1, 2, 3, None, 0, 2, 1]),
+        (["(?P<word>doubt)", "(?P<word>none)"], [1, 1, 1, None, 0, 0, 1]),  # RE2 takes a name only once
+    ):
+        scorer = Lexicon(kind="lexicon", terms=terms).load(Path(), "cpu")
+        found = scorer.score(pa.table({"completion": pa.chunked_array([texts[:3], texts[3:]], pa.string())}))
+        assert found.score.to_pylist() == counts, terms
 
 
 def test_an_expression_that_only_python_knows_is_refused() -> None:
