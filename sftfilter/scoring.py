@@ -27,6 +27,8 @@ VERSION = 2
 _NAMED = 5
 _ALIKE = ("scorer", "error", "fingerprint")
 """Columns that say the same over and over."""
+_IDENTITY = frozenset({"rollout_id", "prompt_id", "messages", "completion", "teacher"})
+"""Columns that a rollout's id is the hash of, and the id itself."""
 _TASKS = 4096
 """Ray Data is handed no more blocks than this, each of one unit of work or more."""
 
@@ -57,14 +59,15 @@ def score_rollouts(
     """Table `scores`, a row for each rollout.
 
     Args:
-        error_budget: share of rows that may end without a score.
+        error_budget: share of rows that may end without a score. Stored scores with more errors than this are not
+            taken as they are: the rows without a score are tried again.
         on_rows: called with the number of rows that have been dealt with, as they are.
 
     Raises:
         DataError: more rows than the budget allows have no score; those that have one are kept.
     """
     fingerprint = scorer.fingerprint()
-    if "ratings" in scorer.needs:  # they are no part of a rollout's identity, so they are kept by table
+    if not _IDENTITY.issuperset(scorer.needs):  # what is no part of a rollout's identity may change under its id
         fingerprint = stable_hash([fingerprint, rollouts.key])
 
     table = rollouts.path / "rollouts.parquet"
@@ -99,8 +102,14 @@ def score_rollouts(
         notes = scorer.notes(pl.scan_parquet(folder / "scores.parquet"))
         return counts | {"scored_before": before, **times} | ({"notes": list(notes)} if notes else {})
 
-    settings = {"fingerprint": fingerprint, "name": name}
-    return store.build("scores", version=VERSION, settings=settings, inputs={"rollouts": rollouts.key}, make=make)
+    return store.build(
+        "scores",
+        version=VERSION,
+        settings={"fingerprint": fingerprint, "name": name},
+        inputs={"rollouts": rollouts.key},
+        make=make,
+        final=lambda meta: meta["errors"] <= error_budget * meta["rows"],
+    )
 
 
 def _resources(scorer: ScorerSettings, pool: ScoringPool) -> tuple[float, int]:

@@ -13,7 +13,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from sftfilter.errors import DataError, SpecError
-from sftfilter.interventions import Decided, Intervention, decide, reserve_pool
+from sftfilter.interventions import Decided, DropPrompt, DropRow, Intervention, decide, reserve_pool
 from sftfilter.score_frame import ScoreFrame, score_frame
 from sftfilter.selectors import Selection, Selector, check_references, scorers_of, select
 
@@ -161,6 +161,14 @@ def test_drop_prompt_takes_every_row_of_the_prompt_and_drop_row_only_the_flagged
     assert set(table.filter(table["action"] == "drop")["rollout_id"]) == {"T0", "T2"}
     assert set(table["selector"]) == {"both"} and set(table["threshold"]) == {1.0}
     assert _decide(frame, teacher="C", kind="drop_prompt", subset="both").counts["dropped"] == 4, "S is T's"
+
+
+def test_a_random_control_counts_as_the_intervention_on_it_does(frame: ScoreFrame) -> None:
+    selectors = _selectors(like={"kind": "random", "size_of": "flagged"})
+    for intervention in (DropRow(kind="drop_row", subset="flagged"), DropPrompt(kind="drop_prompt", subset="flagged")):
+        real = decide(frame, selectors, intervention, teacher="T")
+        control = decide(frame, selectors, intervention.model_copy(update={"subset": "like"}), teacher="T")
+        assert control.counts["dropped"] == real.counts["dropped"] > 0
 
 
 def test_swap_replaces_row_by_row_on_the_same_prompt(frame: ScoreFrame) -> None:

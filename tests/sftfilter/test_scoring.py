@@ -7,9 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from pydantic import ValidationError
 
 from sftfilter.artifacts import Artifact, Store, write_table
-from sftfilter.errors import SpecError
+from sftfilter.errors import DataError, SpecError
 from sftfilter.schema import ROLLOUTS, SCORES
 from sftfilter.scorers.lexicon import Lexicon
 from sftfilter.scoring import ScoringPool, score_rollouts
@@ -53,6 +54,8 @@ def test_scores_are_rows_with_errors_and_are_kept(
     assert {row["fingerprint"] for row in rows.values()} == {LEXICON.fingerprint()}
 
     assert score_rollouts("lexicon", LEXICON, rollouts, store=store, pool=ScoringPool(batch=7)).reused
+    with pytest.raises(DataError, match="400 of 2000 rows have no score"):  # a lower budget tries those rows again
+        score_rollouts("lexicon", LEXICON, rollouts, store=store, pool=pool, error_budget=0.1)
     other = Lexicon(kind="lexicon", terms=[r"\bdoubt"])
     assert not score_rollouts("lexicon", other, rollouts, store=store, pool=pool).reused
 
@@ -70,6 +73,48 @@ def test_terms_are_counted_each_whatever_is_asked_first() -> None:
         assert found.score.to_pylist() == counts, terms
 
 
-def test_an_expression_that_only_python_knows_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("term", "why"),
+    [
+        ("(?=a)b", "look-around"),
+        (r"(a)\1", "back-reference"),
+        ("a{1,2000}", "1000 repeats"),
+        ("", "empty"),
+        ("(", "not a"),
+    ],
+)
+def test_an_expression_that_re2_does_not_know_is_refused_when_it_is_read(term: str, why: str) -> None:
+    with pytest.raises(ValidationError, match=why):
+        Lexicon(kind="lexicon", terms=[term])
+
+
+def test_what_only_re2_would_refuse_is_refused_when_the_scorer_starts() -> None:
     with pytest.raises(SpecError, match="RE2"):
-        Lexicon(kind="lexicon", terms=["(?=a)b"]).load(Path(), "cpu")
+        Lexicon(kind="lexicon", terms=[r"\p{Nonsense}"]).load(Path(), "cpu")
+
+
+def test_words_and_boundaries_hold_for_every_script() -> None:
+    texts = [
+        "Я сомневаюсь",
+        "übrigens nein",
+        "un écolier.",
+        "café",
+        None,
+        "xécolier",
+        "écol",
+        "col",
+        "Я: col",
+        "crusadé",
+    ]
+    for term, hits in {
+        r"\bсомнев": [0],
+        r"\bÜbrigens": [1],
+        r"\bécolier\b": [2],
+        r"caf\w\b": [3],
+        r"\bcol": [7, 8],  # not within écol
+        r"\bcrusad": [9],
+        r"\p{Cyrillic}": [0, 8],
+        r"[^\w\s.:]": [],
+    }.items():
+        found = Lexicon(kind="lexicon", terms=[term]).load(Path(), "cpu").score(pa.table({"completion": texts}))
+        assert found.score.to_pylist() == [None if t is None else float(i in hits) for i, t in enumerate(texts)], term
