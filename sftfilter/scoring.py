@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 VERSION = 2
 _NAMED = 5
-_ALIKE = ("scorer", "error", "fingerprint")
-"""Columns that say the same over and over."""
 _IDENTITY = frozenset({"rollout_id", "prompt_id", "messages", "completion", "teacher"})
 """Columns that a rollout's id is the hash of, and the id itself."""
 _TASKS = 4096
@@ -216,9 +214,7 @@ def _gather(name: str, fingerprint: str, table: Path, parts: Path, folder: Path,
     lost = np.ones(rows, bool)
     bad: list[dict[str, Any]] = []
     constant = [pl.lit(name).alias("scorer"), pl.lit(fingerprint).alias("fingerprint")]
-    with pq.ParquetWriter(
-        folder / "scores.parquet", SCORES, compression="zstd", compression_level=1, use_dictionary=list(_ALIKE)
-    ) as writer:
+    with pq.ParquetWriter(folder / "scores.parquet", SCORES, compression="zstd", compression_level=1) as writer:
         for found in read_in_blocks(parts, row_ids(table), rows):
             lost[found["row"].to_numpy()] = False
             failed = found.filter(pl.col("score").is_null())

@@ -142,7 +142,7 @@ def _names(pairing: Mapping[str, Any]) -> Table | None:
         for teacher, one in f.part(pairing, "teachers").items()
         for key, words in _PROBLEMS.items()
     ]
-    found.append((None, "another number of answers", f.part(pairing, "unequal")))
+    found.append(("", "another number of answers", f.part(pairing, "unequal")))
     rows = [[teacher, words, name] for teacher, words, one in found for name in f.items(one, "first")]
     caption = f"What is in the way of a swap, the first of each kind; all of it: {pairing.get('table')}"
     return table_of(caption, ["teacher", "problem", "prompt or row"], rows) if rows else None
