@@ -30,7 +30,7 @@ class Stages:
     @contextmanager
     def stage(self, name: str, what: str) -> Iterator[None]:
         """Time a stage and say that it runs."""
-        self.console.print(f"[bold]{name:<11}[/] {what}")
+        self.console.print(f"[bold]{name:<11}[/] {escape(what)}")
         began = time.monotonic()
         try:
             yield
@@ -43,7 +43,9 @@ class Stages:
         if entry["key"] in {a["key"] for a in self.artifacts} and artifact.stage != "student":
             return artifact  # two arms may share a student, and both are worth a line
         self.artifacts.append(entry)
-        self.console.print(f"  {'reused' if artifact.reused else 'made  '}  {artifact.path.name}  [dim]{what}[/]")
+        self.console.print(
+            f"  {'reused' if artifact.reused else 'made  '}  {artifact.path.name}  [dim]{escape(what)}[/]"
+        )
         for note in artifact.meta.get("notes", ()):
             self.say(note)
         return artifact

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from jobs.score_tables import plain_table
+from jobs.score_tables import pairing_table, plain_table
 from sftfilter.report.formats import MISSING, percent, short_number
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -161,12 +161,8 @@ def checks(findings: Mapping[str, Any]) -> Table | None:
 def everything(findings: Mapping[str, Any]) -> RenderableType:
     """All of it, in the order in which a person asks."""
     first = next(iter(findings["scores"]))
-    prompts = findings["prompts"]
-    head = Text(
-        f"{prompts['all']:,} prompts, {prompts['answered_by_every_teacher']:,} of them answered by every teacher"
-    )
     shown = [
-        head,
+        pairing_table(findings["pairing"]),
         histograms(findings),
         agreement(findings),
         kappa(findings.get("selections", {})),

@@ -15,10 +15,10 @@ from jobs.console import Stages
 from jobs.guards import keep_apart
 from jobs.kinds.score import RolloutJob
 from jobs.kinds.study import Study
-from jobs.score_tables import cost_table, scores_table
+from jobs.score_tables import cost_table, pairing_table, scores_table
 from jobs.tutoring import load_base, make_rollouts, tune_teachers
 from sftfilter.artifacts import Artifact, Store, disk_errors
-from sftfilter.pairing import pairing
+from sftfilter.pairing import Pairing, pairing
 from sftfilter.rollout_import import import_rollouts
 from sftfilter.scoring import score_rollouts
 from sftfilter.tidy_scores import summarise, write_tidy
@@ -34,11 +34,15 @@ class Scored:
         rollouts: by teacher.
         scores: by teacher and scorer.
         table: the joined table, a row for each rollout and a column for each scorer.
+        pairing: how the teachers' answers match.
+        problems: table of what is in the way of that, one a row.
     """
 
     rollouts: Mapping[str, Artifact]
     scores: Mapping[tuple[str, str], Artifact]
     table: Path
+    pairing: Pairing
+    problems: Path
 
 
 def run_score(spec: RolloutJob | Study, root: Path, stages: Stages, command: str) -> Mapping[str, Any]:
@@ -46,6 +50,7 @@ def run_score(spec: RolloutJob | Study, root: Path, stages: Stages, command: str
     scored = score_everything(spec, root, stages)
     record = job_record(spec, scored, stages, command)
     write_json(root / spec.name / "scores.json", record)
+    stages.console.print(pairing_table(record["pairing"]))
     stages.console.print(scores_table(record["scores"]))
     stages.console.print(cost_table(record["cost"]))
     stages.console.print(f"Scores: {scored.table}\nCounts: {root / spec.name / 'scores.json'}", soft_wrap=True)
@@ -64,20 +69,20 @@ def score_everything(spec: RolloutJob | Study, root: Path, stages: Stages) -> Sc
     with stages.stage("table", "a row for each rollout, a column for each scorer"):
         table = root / spec.name / "scores.parquet"
         write_tidy(table, rollouts, scores)
-    return Scored(rollouts, scores, table)
+        matched, problems = pairing(rollouts), root / spec.name / "pairing.parquet"
+        with disk_errors(problems.parent):
+            matched.problems.write_parquet(problems)
+    return Scored(rollouts, scores, table, matched, problems)
 
 
 def _read_rollouts(spec: RolloutJob, store: Store, stages: Stages) -> dict[str, Artifact]:
     with stages.stage("rollouts", f"{', '.join(spec.rollouts)}: read, bad rows quarantined"):
-        read = {
+        return {
             teacher: stages.note(
                 import_rollouts(teacher, source, None, store=store, error_budget=spec.error_budget), teacher
             )
             for teacher, source in spec.rollouts.items()
         }
-        for line in pairing(read).lines():
-            stages.say(line)
-        return read
 
 
 def _made_rollouts(spec: Study, root: Path, store: Store, stages: Stages) -> dict[str, Artifact]:
@@ -124,6 +129,7 @@ def job_record(spec: RolloutJob | Study, scored: Scored, stages: Stages, command
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": command,
         "counts": {teacher: row_counts(artifact) for teacher, artifact in scored.rollouts.items()},
+        "pairing": scored.pairing.as_dict() | {"table": str(scored.problems)},
         "scores": summarise(scored.table, spec.scorers),
         "cost": {name: _cost(name, scored) for name in spec.scorers},
         "table": str(scored.table),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich import box
+from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from sftfilter.report.formats import MISSING, short_number
 
@@ -33,6 +35,38 @@ def scores_table(scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table
             table.add_row(teacher, scorer, *counts, short_number(found["mean"]), *deciles)
         table.add_section()
     return table
+
+
+def pairing_table(pairing: Mapping[str, Any]) -> RenderableType:
+    """Each teacher's prompts and answers and what stands in the way of a swap, the first few of each by name."""
+    title = f"Pairing: {pairing['by_all']:,} of {pairing['prompts']:,} prompts are answered by every teacher"
+    table = plain_table(title)
+    table.add_column("teacher", max_width=20, no_wrap=True)
+    for heading in ("prompts", "answers", "missing", "duplicates", "conflicts"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for teacher, found in pairing["teachers"].items():
+        counts = (found["prompts"], found["answers"], *(found[key]["count"] for key in PROBLEMS))
+        table.add_row(teacher, *(f"{count:,}" for count in counts))
+    named = [Text(f"  {what}: {name}") for what, names in problems_by_name(pairing) for name in names]
+    if named:
+        named.append(Text(f"  All of them: {pairing['table']}"))
+    return Group(table, *named)
+
+
+PROBLEMS = {"missing": "lacks", "duplicates": "duplicate left out", "conflicts": "conflict left out"}
+
+
+def problems_by_name(pairing: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    """Kind of problem, and the first few of it by name with a last entry that counts the others."""
+    for teacher, found in pairing["teachers"].items():
+        for key, words in PROBLEMS.items():
+            yield f"{teacher} {words}", _first(found[key])
+    yield "answered a different number of times", _first(pairing["unequal"])
+
+
+def _first(named: Mapping[str, Any]) -> list[str]:
+    more = named["count"] - len(named["first"])
+    return [*named["first"], *([f"and {more:,} more"] if more else [])]
 
 
 def cost_table(cost: Mapping[str, Mapping[str, Any]]) -> Table:

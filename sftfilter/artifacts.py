@@ -100,12 +100,24 @@ class Store:
         settings: Any,
         inputs: Mapping[str, str],
         make: Callable[[Path], Mapping[str, Any]],
+        final: Callable[[Mapping[str, Any]], bool] = lambda _: True,
     ) -> Artifact:
-        """The artifact, made by `make(folder)` unless it is there already."""
-        key = self.key(stage, version, settings, inputs)
-        found = self.find(stage, key)
-        if found:
-            return found
+        """The artifact, made by `make(folder)` unless it is there already.
+
+        Args:
+            final: whether what is there, by its meta, will do. If not it is made again beside the old one, which keeps
+                its key for whatever was made from it.
+        """
+        attempt = 0
+        while True:
+            tried = {"attempt": attempt, "settings": settings} if attempt else settings
+            key = self.key(stage, version, tried, inputs)
+            found = self.find(stage, key)
+            if found is None:
+                break
+            if final(found.meta):
+                return found
+            attempt += 1
         folder = self.begin(stage, key)
         try:
             with disk_errors(self.root):

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _COLUMNS = ("rollout_id", "score", "error", "detail")
+_BLOCK, _BLOCKS = 500_000, 16
+"""Rows of a block at least, and how many blocks there are at most."""
 
 
 def part_folder(root: Path, fingerprint: str) -> Path:
@@ -71,6 +73,16 @@ def read_scores(folder: Path, ids: pl.LazyFrame) -> pl.DataFrame:
         found = found.sort("row", "score", "error", "detail", nulls_last=True)
         found = found.unique("row", keep="first", maintain_order=True)
     return found.select("row", *(pl.col(c) for c in _COLUMNS))
+
+
+def read_in_blocks(folder: Path, ids: pl.LazyFrame, rows: int) -> Iterator[pl.DataFrame]:
+    """`read_scores` for some rows after the others, so that memory does not grow with the table.
+
+    Every block looks through all parts, so there are never more than a few.
+    """
+    size = max(_BLOCK, -(-rows // _BLOCKS))
+    for first in range(0, rows, size):
+        yield read_scores(folder, ids.slice(first, size))
 
 
 def scored_rows(folder: Path, ids: pl.LazyFrame) -> np.ndarray:

@@ -15,7 +15,8 @@ from sftfilter.config import Settings, stable_hash
 from sftfilter.errors import DataError, MachineError, SftfilterError
 from sftfilter.filter_actor import FilterActor, raise_failure
 from sftfilter.row_units import cut, row_count, row_ids
-from sftfilter.score_store import part_folder, read_scores, scored_rows
+from sftfilter.schema import SCORES
+from sftfilter.score_store import part_folder, read_in_blocks, scored_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from sftfilter.scorers.contract import ScorerSettings
 
 VERSION = 2
+_NAMED = 5
+_IDENTITY = frozenset({"rollout_id", "prompt_id", "messages", "completion", "teacher"})
+"""Columns that a rollout's id is the hash of, and the id itself."""
 _TASKS = 4096
 """Ray Data is handed no more blocks than this, each of one unit of work or more."""
 
@@ -53,14 +57,15 @@ def score_rollouts(
     """Table `scores`, a row for each rollout.
 
     Args:
-        error_budget: share of rows that may end without a score.
+        error_budget: share of rows that may end without a score. Stored scores with more errors than this are not
+            taken as they are: the rows without a score are tried again.
         on_rows: called with the number of rows that have been dealt with, as they are.
 
     Raises:
         DataError: more rows than the budget allows have no score; those that have one are kept.
     """
     fingerprint = scorer.fingerprint()
-    if "ratings" in scorer.needs:  # they are no part of a rollout's identity, so they are kept by table
+    if not _IDENTITY.issuperset(scorer.needs):  # what is no part of a rollout's identity may change under its id
         fingerprint = stable_hash([fingerprint, rollouts.key])
 
     table = rollouts.path / "rollouts.parquet"
@@ -95,8 +100,14 @@ def score_rollouts(
         notes = scorer.notes(pl.scan_parquet(folder / "scores.parquet"))
         return counts | {"scored_before": before, **times} | ({"notes": list(notes)} if notes else {})
 
-    settings = {"fingerprint": fingerprint, "name": name}
-    return store.build("scores", version=VERSION, settings=settings, inputs={"rollouts": rollouts.key}, make=make)
+    return store.build(
+        "scores",
+        version=VERSION,
+        settings={"fingerprint": fingerprint, "name": name},
+        inputs={"rollouts": rollouts.key},
+        make=make,
+        final=lambda meta: meta["errors"] <= error_budget * meta["rows"],
+    )
 
 
 def _resources(scorer: ScorerSettings, pool: ScoringPool) -> tuple[float, int]:
@@ -197,25 +208,27 @@ def _gather(name: str, fingerprint: str, table: Path, parts: Path, folder: Path,
     """Write the table `scores`: the parts' rows, in the order of the rollouts."""
     import numpy as np
     import polars as pl
+    import pyarrow.parquet as pq
 
-    rows = row_count(table)
-    found = read_scores(parts, row_ids(table))
+    rows, errors = row_count(table), 0
     lost = np.ones(rows, bool)
-    lost[found["row"].to_numpy()] = False
-    if lost.any():
-        some = row_ids(table).filter(pl.col("row").is_in(np.flatnonzero(lost)[:5])).collect()["rollout_id"]
-        raise DataError(
-            f"scorer {name}: {rows} rollouts went in and {len(found)} scores came out; without one: {', '.join(some)}"
-        )
+    bad: list[dict[str, Any]] = []
     constant = [pl.lit(name).alias("scorer"), pl.lit(fingerprint).alias("fingerprint")]
-    ordered = found.with_columns(constant).select("rollout_id", "scorer", "score", "error", "detail", "fingerprint")
-    ordered.write_parquet(folder / "scores.parquet", compression="zstd", compression_level=1)
-    errors = found["score"].null_count()
-    if errors > budget * rows:
-        named = "\n".join(
-            f"  rollout {r['rollout_id']}: {r['error']}"
-            for r in found.filter(pl.col("score").is_null()).head(5).to_dicts()
+    with pq.ParquetWriter(folder / "scores.parquet", SCORES, compression="zstd", compression_level=1) as writer:
+        for found in read_in_blocks(parts, row_ids(table), rows):
+            lost[found["row"].to_numpy()] = False
+            failed = found.filter(pl.col("score").is_null())
+            errors += len(failed)
+            bad += failed.head(_NAMED - len(bad)).to_dicts()
+            writer.write_table(found.with_columns(constant).select(SCORES.names).to_arrow().cast(SCORES))
+    if lost.any():
+        some = row_ids(table).filter(pl.col("row").is_in(np.flatnonzero(lost)[:_NAMED])).collect()["rollout_id"]
+        raise DataError(
+            f"scorer {name}: {rows} rollouts went in and {rows - int(lost.sum())} scores came out; without one: "
+            f"{', '.join(some)}"
         )
+    if errors > budget * rows:
+        named = "\n".join(f"  rollout {r['rollout_id']}: {r['error']}" for r in bad)
         raise DataError(
             f"scorer {name}: {errors} of {rows} rows have no score, more than error_budget {budget:g} allows:\n"
             f"{named}\nThe others are kept; mend the cause and run again, or raise `error_budget`."

@@ -7,6 +7,7 @@ set of one teacher. The texts stream from Parquet to the file, and are never all
 
 from __future__ import annotations
 
+import glob
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,7 +64,7 @@ def _conversations(source: Path, wanted: pl.LazyFrame) -> pl.LazyFrame:
 def _check(wanted: pl.DataFrame, written: Path, form: Literal["parquet", "jsonl"]) -> None:
     import polars as pl
 
-    rows = pl.scan_parquet(written, glob=False) if form == "parquet" else pl.scan_ndjson(written)
+    rows = pl.scan_parquet(written, glob=False) if form == "parquet" else pl.scan_ndjson(glob.escape(str(written)))
     found = rows.select("rollout_id").collect()
     lost = wanted.join(found, on="rollout_id", how="anti")["rollout_id"]
     if len(lost) or found.height != wanted.height:

@@ -139,7 +139,7 @@ def decide(
     if intervention is None:
         return Decided(frame, _table(own, None), None)
     chooses = own if intervention.by_row or original is None else frame.pool(original)
-    selection = select(intervention.subset, selectors, chooses, seed)
+    selection = select(intervention.subset, selectors, chooses, seed, by_row=intervention.by_row)
     change = intervention.change(own, selection)
     assert change.partner is None or len(change.partner) == np.count_nonzero(change.hit)
     return Decided(frame, _table(own, change), selection, not intervention.by_row)

@@ -20,12 +20,18 @@ if TYPE_CHECKING:
 class Swap(InterventionSettings):
     """On the prompts in S, another teacher's answers stand in for this one's, as many as there were.
 
-    With several teachers, those of their answers to the prompt that score lowest do; answers without a score do not.
+    Where this teacher has several answers to a prompt, each has a partner of its own: the first of the other teacher's for
+    the first (by rollout id), the second for the second. With several teachers, those of their answers to the prompt that
+    score lowest do; answers without a score do not.
     """
 
     kind: Literal["swap"]
     to: Annotated[str | list[str], Field(description="a teacher, or several to choose the lowest-scoring answers from")]
     lowest: Annotated[str | None, Field(description="the scorer that chooses among several teachers")] = None
+    too_few: Annotated[
+        Literal["refuse", "repeat"],
+        Field(description="a prompt with fewer answers from there than this teacher's: an error, or use them again"),
+    ] = "refuse"
 
     @model_validator(mode="after")
     def _scorer_for_several(self) -> Swap:
@@ -56,7 +62,7 @@ class Swap(InterventionSettings):
         have = np.bincount(answered, minlength=len(inside))
         self._check(frame, selection, wanted, have)
         first = np.concatenate([[0], np.cumsum(have)[:-1]])
-        place = first[own.prompt[hit]] + own.column("number").to_numpy()[hit]
+        place = first[own.prompt[hit]] + own.column("number").to_numpy()[hit] % have[own.prompt[hit]]
         return Change("swap", hit, partner=rows[place])
 
     def _candidates(self, frame: ScoreFrame, inside: np.ndarray) -> np.ndarray:
@@ -82,13 +88,15 @@ class Swap(InterventionSettings):
                 f"swap to {to}: {len(unanswered)} prompts in subset '{selection.name}' have no answer from this arm's own "
                 f"teacher, so nothing can be swapped there: prompt ids {_named(frame, unanswered)}"
             )
-        lacking = np.flatnonzero(wanted > have)
+        lacking = np.flatnonzero(wanted > have) if self.too_few == "refuse" else np.flatnonzero((wanted > 0) > have)
         if len(lacking):
             scored = f" with a score by '{self.lowest}'" if self.lowest else ""
+            some = int((have[lacking] > 0).sum())
+            again = f", or set `too_few: repeat` for the {some} that have some" if some else ""
             raise DataError(
                 f"swap to {to}: {len(lacking)} of {int((wanted > 0).sum())} prompts in subset '{selection.name}' have no "
                 f"(or too few) answers from there{scored}: prompt ids {_named(frame, lacking)}. Have these prompts "
-                "answered, or select others."
+                f"answered, select others{again}."
             )
 
 

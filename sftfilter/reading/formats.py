@@ -43,15 +43,52 @@ class Raw:
     text: bytes | None = None
 
 
-def json_lines(file: File) -> Iterator[Raw]:
-    """A record a line; blank lines are skipped."""
+@dataclass(frozen=True)
+class Span:
+    """A part of a text file that begins and ends with a line.
+
+    Attributes:
+        start: byte of the first line's beginning.
+        stop: one past the last line's end.
+        before: lines that the file has before `start`.
+    """
+
+    start: int
+    stop: int
+    before: int
+
+
+def line_spans(file: File, size: int) -> list[Span]:
+    """A text file in spans of about `size` bytes; a compressed one cannot be entered in its middle and has none.
+
+    The file is read through once, so that every row keeps its number.
+    """
+    if compression(file) is not None:
+        return []
+    spans: list[Span] = []
+    start, before, at, lines = 0, 0, 0, 0
     with _opened(file) as handle:
-        number = 0
+        while piece := handle.read(min(_CHUNK, size)):
+            at += len(piece)
+            lines += piece.count(b"\n")
+            if at - start >= size and (end := piece.rfind(b"\n")) >= 0:
+                stop = at - len(piece) + end + 1
+                spans.append(Span(start, stop, before))
+                start, before = stop, lines
+    return [*spans, Span(start, at, before)] if at > start else spans
+
+
+def json_lines(file: File, span: Span | None = None) -> Iterator[Raw]:
+    """A record a line, of all lines or of those in a span; blank ones are skipped."""
+    with _opened(file, span.start if span else 0) as handle:
+        number = span.before if span else 0
+        left = span.stop - span.start if span else None
         with _whole(file, lambda: number):
-            while raw := handle.readline(MAX_LINE):
+            while left != 0 and (raw := handle.readline(MAX_LINE)):
                 number += 1
-                if len(raw) == MAX_LINE and not raw.endswith(b"\n"):
-                    _skip_line(handle)
+                skipped = _skip_line(handle) if len(raw) == MAX_LINE and not raw.endswith(b"\n") else 0
+                left = left - len(raw) - skipped if left is not None else None
+                if skipped:
                     yield Raw(number, Broken(f"longer than {MAX_LINE >> 20} MiB"), raw[:500])
                     continue
                 if number == 1:
@@ -118,11 +155,15 @@ def compression(file: File) -> str | None:
 
 
 @contextmanager
-def _opened(file: File) -> Iterator[io.BufferedReader]:
+def _opened(file: File, start: int = 0) -> Iterator[io.BufferedReader]:
     packed = compression(file)
     with explained(file.uri):
         system, path = filesystem(file.uri)
-        stream = system.open_input_stream(path, compression=packed)
+        if start:
+            stream = system.open_input_file(path)
+            stream.seek(start)
+        else:
+            stream = system.open_input_stream(path, compression=packed)
     with io.BufferedReader(stream, _CHUNK) as handle:  # pyright: ignore[reportArgumentType]
         yield handle
 
@@ -141,10 +182,14 @@ def _whole(file: File, number: Any) -> Iterator[None]:
         raise
 
 
-def _skip_line(handle: io.BufferedReader) -> None:
+def _skip_line(handle: io.BufferedReader) -> int:
+    """Bytes up to the line's end."""
+    skipped = 0
     while rest := handle.readline(MAX_LINE):
+        skipped += len(rest)
         if rest.endswith(b"\n"):
-            return
+            break
+    return skipped
 
 
 def _parsed(raw: bytes) -> Any:

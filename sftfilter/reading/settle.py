@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
+DUPLICATES = "duplicates.parquet"
+CONFLICTS = "conflicts.parquet"
 _NAMED = 5
 
 
@@ -42,8 +44,8 @@ def settle(folder: Path, wanted: pa.Array | None) -> Settled:
     bad = _conflicts(ids)
     rest = ids.join(bad.select("part", "at"), on=["part", "at"], how="anti", maintain_order="left")
     twice = _duplicates(rest)
-    _write(bad, folder / QUARANTINE_FOLDER / "conflicts.parquet")
-    _write(twice, folder / "duplicates.parquet", always=True)
+    _write(bad, folder / QUARANTINE_FOLDER / CONFLICTS)
+    _write(twice, folder / DUPLICATES, always=True)
     for (part,), rows in pl.concat([bad.select("part", "at"), twice.select("part", "at")]).group_by("part"):
         rewritten(folder / ROLLOUT_FOLDER / f"part-{part:05d}.parquet", set(rows["at"].to_list()))
     unanswered: list[str] = []

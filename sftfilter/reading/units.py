@@ -10,7 +10,7 @@ from typing import Any
 
 from sftfilter.config import did_you_mean
 from sftfilter.errors import DataError
-from sftfilter.reading.formats import Broken, Raw, csv_rows, json_document, json_lines
+from sftfilter.reading.formats import Broken, Raw, Span, csv_rows, json_document, json_lines, line_spans
 from sftfilter.reading.places import EXTENSIONS, File, extension, find, fingerprint
 from sftfilter.reading.shapes import Layout, layout, shape_of
 from sftfilter.reading.source import FileSource, Format
@@ -41,12 +41,13 @@ class Input:
 
 @dataclass(frozen=True)
 class Unit:
-    """A file, or the rows or row groups [start, stop) of it."""
+    """A file, or a part of it: the rows or row groups [start, stop), or the lines of a span."""
 
     file: File
     format: Format
     start: int = 0
     stop: int | None = None
+    span: Span | None = None
 
 
 def found(source: FileSource) -> Input:
@@ -98,7 +99,7 @@ def open_unit(source: FileSource, unit: Unit, columns: Sequence[str], *, answers
 
 
 def _open_text(source: FileSource, unit: Unit, columns: Sequence[str], answers: bool) -> tuple[Layout, Iterator[Raw]]:
-    """Look at the first records, since a text file has no schema, and hand them on."""
+    """Look at the file's first records, since a text file has no schema, and hand the unit's on."""
     name = unit.file.shown
     raws = _TEXT[unit.format](unit.file)
     head: list[Raw] = []
@@ -112,13 +113,14 @@ def _open_text(source: FileSource, unit: Unit, columns: Sequence[str], answers: 
         first = head[0].record
         reason = first.reason if isinstance(first, Broken) else f"found {type(first).__name__}"
         raise DataError(f"{name}: none of its first {_ALL_BROKEN} rows is a record ({reason}); which `format` is it?")
+    wanted = chain(head, raws) if unit.span is None else json_lines(unit.file, unit.span)
     if not records:
-        return Layout("prompt", {"prompt": "prompt"}), iter(head)  # no row of it can be used anyway
+        return Layout("prompt", {"prompt": "prompt"}), wanted  # no row of it can be used anyway
     have = _usual_columns(source, head)
     told = layout(source, have, name, answers=answers)
     if unit.format == "csv":
         _check_columns(columns, have, name)
-    return told, chain(head, raws)
+    return told, wanted
 
 
 def _usual_columns(source: FileSource, head: Sequence[Raw]) -> list[str]:
@@ -173,5 +175,8 @@ def _parts(source: FileSource, file: File, unit_bytes: int) -> Iterator[tuple[Un
         ranges = parquet_ranges(parquet_file(file), unit_bytes)
         for start, stop in ranges:
             yield Unit(file, told, start, stop), file.size // len(ranges)
+    elif told == "jsonl" and file.size > unit_bytes and (spans := line_spans(file, unit_bytes)):
+        for span in spans:
+            yield Unit(file, told, span=span), span.stop - span.start
     else:
         yield Unit(file, told), file.size

@@ -29,6 +29,8 @@ def write_inspection(folder: Path, findings: Mapping[str, Any]) -> Path:
         "spec_hash": found.get("spec_hash"),
         "headline": _headline(found),
         "counts_table": _counts(f.part(found, "counts")),
+        "pairing_table": _pairing(f.part(found, "pairing")),
+        "pairing_names": _names(f.part(found, "pairing")),
         "scorers": scorers,
         "agreement": [_agreement(teacher, matrices) for teacher, matrices in found["agreement"].items()],
         "kappas": [_kappa(teacher, one) for teacher, one in f.part(found, "selections").items()],
@@ -119,6 +121,31 @@ def _counts(counts: Mapping[str, Mapping[str, Any]]) -> Table:
     rows = [[teacher, *(f.count(one.get(key, 0)) for key in columns)] for teacher, one in counts.items()]
     heads = [key.replace("_", " ") for key in columns]
     return table_of("Rows by teacher, as they were read", ["teacher", *heads], rows, range(1, len(columns) + 1))
+
+
+_PROBLEMS = {"missing": "prompts missing", "duplicates": "duplicates left out", "conflicts": "conflicts left out"}
+
+
+def _pairing(pairing: Mapping[str, Any]) -> Table:
+    rows = [
+        [teacher, f.count(one["prompts"]), f.count(one["answers"]), *(f.count(one[key]["count"]) for key in _PROBLEMS)]
+        for teacher, one in f.part(pairing, "teachers").items()
+    ]
+    columns = ["teacher", "prompts", "answers", *_PROBLEMS.values()]
+    return table_of("Pairing of the teachers' answers", columns, rows, range(1, len(columns)))
+
+
+def _names(pairing: Mapping[str, Any]) -> Table | None:
+    """The first few problems of each kind by name, as far as there are any."""
+    found = [
+        (teacher, words, one[key])
+        for teacher, one in f.part(pairing, "teachers").items()
+        for key, words in _PROBLEMS.items()
+    ]
+    found.append(("", "another number of answers", f.part(pairing, "unequal")))
+    rows = [[teacher, words, name] for teacher, words, one in found for name in f.items(one, "first")]
+    caption = f"What is in the way of a swap, the first of each kind; all of it: {pairing.get('table')}"
+    return table_of(caption, ["teacher", "problem", "prompt or row"], rows) if rows else None
 
 
 def _agreement(teacher: str, found: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from sftfilter.config import SpecPath
 from sftfilter.reading.answers import content_hash, read_answers
 from sftfilter.scorers.contract import Scored, ScorerSettings
+from sftfilter.scorers.trait_answers import read_labelled
 from sftfilter.sentence_encoder import BUILTIN_ENCODER, encoder_hash, resolve_encoder
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ class Embedding(ScorerSettings):
     negatives_file: Annotated[
         SpecPath | None, Field(description="rows with `prompt` and `completion`; the latter are more of them")
     ] = None
+    labelled: Annotated[
+        SpecPath | None, Field(description="both in one file: `prompt`, `completion`, `label` (1 positive, 0 negative)")
+    ] = None
     compare: Literal["centroid", "nearest"] = "centroid"
     model: Annotated[str, Field(description=f"'{BUILTIN_ENCODER}', or a sentence-transformers folder or hub id")] = (
         BUILTIN_ENCODER
@@ -53,17 +57,23 @@ class Embedding(ScorerSettings):
 
     heavy: ClassVar[bool] = True
     batch: ClassVar[int] = 1024
-    aside: ClassVar[frozenset[str]] = frozenset({"model", "positives_file", "negatives_file", "tokens_per_pass"})
+    aside: ClassVar[frozenset[str]] = frozenset(
+        {"model", "positives_file", "negatives_file", "labelled", "tokens_per_pass"}
+    )
 
     @model_validator(mode="after")
     def _examples(self) -> Embedding:
-        if not self.positives and self.positives_file is None:
-            raise ValueError("needs `positives` or `positives_file`")
+        named = self.positives or self.negatives or self.positives_file or self.negatives_file
+        if self.labelled and named:
+            raise ValueError("give either `labelled`, or `positives` and `negatives`, as texts or files")
+        if not self.labelled and not self.positives and self.positives_file is None:
+            raise ValueError("needs `labelled`, `positives` or `positives_file`")
         return self
 
     def inputs(self) -> Sequence[str]:
         """Hashes of the encoder and of the examples' files."""
         files = [content_hash(path) if path else "none" for path in (self.positives_file, self.negatives_file)]
+        files += [f"labelled {content_hash(self.labelled)}"] if self.labelled else []
         return [encoder_hash(resolve_encoder(self.model)), *files]
 
     def prepare(self, folder: Path, device: str) -> None:
@@ -76,13 +86,9 @@ class Embedding(ScorerSettings):
 
         encoder = self._encoder(device)
         kept = {}
-        for name, texts, path in (
-            ("positives", self.positives, self.positives_file),
-            ("negatives", self.negatives, self.negatives_file),
-        ):
-            every = [*texts, *(row.completion or "" for row in (read_answers(path) if path else []))]
-            if every:
-                vectors = encoder.encode(every)
+        for name, texts in self._texts().items():
+            if texts:
+                vectors = encoder.encode(texts)
                 kept[name] = vectors if self.compare == "nearest" else _centroid(vectors)
         save_file(kept, folder / _EXAMPLES)
 
@@ -92,6 +98,19 @@ class Embedding(ScorerSettings):
 
         kept = load_file(folder / _EXAMPLES)
         return EmbeddingScorer(self._encoder(device), kept["positives"], kept.get("negatives"))
+
+    def _texts(self) -> dict[str, list[str]]:
+        if self.labelled:
+            answers = read_labelled(self.labelled)
+            return {
+                name: [one.completion for one in answers if one.shows is shows]
+                for name, shows in (("positives", True), ("negatives", False))
+            }
+        given = {"positives": (self.positives, self.positives_file), "negatives": (self.negatives, self.negatives_file)}
+        return {
+            name: [*texts, *(row.completion or "" for row in (read_answers(path) if path else []))]
+            for name, (texts, path) in given.items()
+        }
 
     def _encoder(self, device: str) -> SentenceEncoder:
         from sftfilter.sentence_encoder import SentenceEncoder

@@ -6,6 +6,7 @@ to be trusted like the code itself.
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import inspect
@@ -30,8 +31,8 @@ class Plugin(ScorerSettings):
     A class is made once on each worker as `Name(**options)` and has `score(batch)`, which gets a pyarrow table with
     `rollout_id` and `columns`, and answers a number for each row. A function is called as `Name(texts, **options)`
     with the completions that there are. None or NaN means that a row has no score; a row on which the code raises has
-    none either, and the error says why. The fingerprint follows the module's source and that of the modules in its
-    package; what they download or import from elsewhere is `revision`'s to follow.
+    none either, and the error says why. The fingerprint follows the module's source, that of the modules beside it which
+    it imports, and in a package all that lies beside or below it; what else they read is `revision`'s to follow.
     """
 
     kind: Literal["plugin"]
@@ -56,15 +57,16 @@ class Plugin(ScorerSettings):
         return self.holds_model
 
     def inputs(self) -> Sequence[str]:
-        """Hashes of the module's source and, in a package, of its neighbours'.
+        """Hashes of the module's source and of the modules beside it that it may import.
 
         Raises:
             SpecError: the module cannot be found.
         """
         name = self.target.partition(":")[0]
         source = Path(_find(name))
-        files = sorted(source.parent.glob("*.py")) if "." in name or source.name == "__init__.py" else [source]
-        return [f"{file.name}={file_hash(file)}" for file in files]
+        packaged = "." in name or source.name == "__init__.py"
+        files = set(source.parent.rglob("*.py")) if packaged else _with_imports(source)
+        return [f"{file.relative_to(source.parent)}={file_hash(file)}" for file in sorted(files)]
 
     def load(self, folder: Path, device: str) -> PluginScorer:  # noqa: ARG002
         """The scorer, on the worker."""
@@ -126,6 +128,31 @@ class PluginScorer:
         score = answer.cast(pa.float64())
         missing = pc.if_else(pc.is_null(score), f"plugin {self.target} gave None", None)  # pyright: ignore[reportAttributeAccessIssue]
         return Scored(score, missing.cast(pa.string()))
+
+
+def _with_imports(source: Path) -> set[Path]:
+    """A module's file, and those in its folder that it imports, directly or through each other."""
+    found, pending = set[Path](), [source]
+    while pending:
+        file = pending.pop()
+        if file in found:
+            continue
+        found.add(file)
+        for name in _imported(file):
+            module, package = source.parent / f"{name}.py", source.parent / name
+            pending += [module] if module.is_file() else package.rglob("*.py") if package.is_dir() else []
+    return found
+
+
+def _imported(file: Path) -> set[str]:
+    """First parts of the names that a file imports; none where it cannot be parsed, which loading it will say."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):
+        return set()
+    names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+    return {name.partition(".")[0] for name in names}
 
 
 def _whole(column: Any) -> Any:

@@ -72,27 +72,28 @@ class Selection:
         }
 
 
-def select(name: str, selectors: Mapping[str, Selector], pool: Pool, seed: int) -> Selection:
+def select(name: str, selectors: Mapping[str, Selector], pool: Pool, seed: int, *, by_row: bool = False) -> Selection:
     """The subset that selector `name` takes from a pool's rows.
 
     Args:
         seed: of the training run, so that random controls are redrawn with it.
+        by_row: whether single rows are chosen, rather than prompts with all their rows.
 
     Raises:
         SpecError: there is no such selector.
         DataError: it cannot be applied to these rows; the message begins with its name.
     """
-    taken = _take(name, selectors, pool, seed)
+    taken = _take(name, selectors, pool, seed, by_row)
     return Selection(name, pool, seed, taken.rows, taken.mask.null_count(), taken.threshold)
 
 
-def _take(name: str, selectors: Mapping[str, Selector], pool: Pool, seed: int) -> Taken:
+def _take(name: str, selectors: Mapping[str, Selector], pool: Pool, seed: int, by_row: bool) -> Taken:
     selector = selectors.get(name)
     if selector is None:
         raise SpecError(f"no selector '{name}'" + _hint(name, selectors))
-    others = {other: _take(other, selectors, pool, seed) for other in selector.refers()}
+    others = {other: _take(other, selectors, pool, seed, by_row) for other in selector.refers()}
     try:
-        return selector.take(Given(pool, seed, others))
+        return selector.take(Given(pool, seed, by_row, others))
     except DataError as error:
         raise DataError(f"selector {name}: {error}") from error
 

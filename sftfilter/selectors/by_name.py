@@ -50,7 +50,8 @@ class Ids(SelectorSettings):
                 f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
             )
             raise DataError(
-                f"{len(unknown)} of {len(wanted)} listed ids are neither a prompt's nor a rollout's: {named}"
+                f"{len(unknown)} of {len(wanted)} listed ids are neither a prompt's nor a rollout's: {named}; list those of "
+                "the columns `prompt_id` or `rollout_id` of scores.parquet, where your own ids stand in `source_id`"
             )
         rows = frame.rollout_ids.slice(pool.start, len(pool)).is_in(wanted.implode())
         prompts = frame.prompt_ids.is_in(wanted.implode()).to_numpy()

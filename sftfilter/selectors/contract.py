@@ -45,11 +45,13 @@ class Given:
 
     Attributes:
         seed: of the training run, so that random controls are redrawn with it.
+        by_row: whether the intervention hits the selected rows only, not every row of their prompts.
         others: what the selectors that it refers to take from the same pool.
     """
 
     pool: Pool
     seed: int
+    by_row: bool
     others: Mapping[str, Taken]
 
 

@@ -20,7 +20,9 @@ class RandomControl(SelectorSettings):
 
     kind: Literal["random"]
     size_of: str
-    match: Literal["prompts", "rows"] = "prompts"
+    match: Annotated[
+        Literal["prompts", "rows"] | None, Field(description="default: what the intervention on it counts by")
+    ] = None
     seed: int = 0
 
     def refers(self) -> Sequence[str]:
@@ -33,7 +35,7 @@ class RandomControl(SelectorSettings):
         pool, seed = given.pool, given.seed
         size_of = given.others[self.size_of].rows
         drawn = np.zeros(len(pool), bool)
-        if self.match == "rows":
+        if (self.match or ("rows" if given.by_row else "prompts")) == "rows":
             by_id = np.argsort(pool.column("rank").to_numpy())
             drawn[by_id[draw_order(len(pool), self.seed, seed)[: int(size_of.sum())]]] = True
         else:

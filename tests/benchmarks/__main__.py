@@ -1,9 +1,11 @@
-"""`python -m tests.benchmarks scoring`: measure, print a table, write runs/bench/AREA.json."""
+"""`python -m tests.benchmarks scoring`: measure, print a table, write runs/bench/AREA.json.
+
+`python -m tests.benchmarks scoring/decide` measures one part again; the file keeps what it says of the others.
+"""
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import os
 import platform
@@ -11,52 +13,51 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from tests.benchmarks.row import Row, missing
 
-AREAS = {"scoring": ("scoring", "decide", "scoring_models")}
-"""Modules of this package, each with `rows()` that yields a `Row` as soon as it is measured."""
+AREAS = {"scoring": ("lexicon_speed", "lexicon_memory", "decide", "scoring_models")}
+"""Parts of each area: modules of this package with `rows()` that yields a `Row` as soon as it is measured."""
 
 RESULTS = Path("runs/bench")
 
 
-def measure(area: str, console: Console) -> list[Row]:
-    """Every row of an area; a module that fails becomes a row that says why, and the others go on."""
+def measure(part: str, console: Console) -> list[Row]:
+    """Every row of a part; one that fails ends with a row that says why."""
     made: list[Row] = []
-    for name in AREAS[area]:
-        module = f"{__package__}.{name}"
-        if importlib.util.find_spec(module) is None:
-            continue
-        began = time.monotonic()
-        console.print(f"[bold]{name}[/]")
-        try:
-            for row in importlib.import_module(module).rows():
-                made.append(row)
-                console.print(f"  {time.monotonic() - began:5.0f} s  {row.name}: {_figure(row)}")
-        except Exception as problem:
-            traceback.print_exc()
-            made.append(missing(name, "", None, f"{type(problem).__name__}: {problem}"[:300]))
+    began = time.monotonic()
+    console.print(f"[bold]{part}[/]")
+    try:
+        for row in importlib.import_module(f"{__package__}.{part}").rows():
+            made.append(row)
+            console.print(f"  {time.monotonic() - began:5.0f} s  {row.name}: {_figure(row)}")
+    except Exception as problem:
+        traceback.print_exc()
+        made.append(missing(part, "", None, f"{type(problem).__name__}: {problem}"[:300]))
     return made
 
 
 def _figure(row: Row) -> str:
-    if row.ratio is None:
+    if row.ours is None:
         return f"not measured: {row.note}"
+    if row.ratio is None:
+        return f"{row.ours:,.4g} {row.unit}"
     return f"{row.ours:,.4g} against {row.peer:,.4g} {row.unit}, ratio {row.ratio:.2f}"
 
 
-def table(area: str, rows: list[Row]) -> Table:
-    """The rows, aligned for the terminal."""
+def table(area: str, lines: list[dict[str, Any]]) -> Table:
+    """The rows of the file, aligned for the terminal."""
     made = Table(title=f"benchmark: {area}", title_justify="left")
     for heading in ("name", "ours", "peer", "unit", "ratio", "goal", "", "note"):
         made.add_column(heading, justify="right" if heading in {"ours", "peer", "ratio", "goal"} else "left")
-    for row in rows:
+    for row in (Row(**{field.name: line[field.name] for field in fields(Row)}) for line in lines):
         word = {True: "[green]met[/]", False: "[red]missed[/]", None: ""}[row.met]
         made.add_row(row.name, *_cells(row), word, row.note)
     return made
@@ -83,18 +84,25 @@ def machine() -> dict[str, object]:
 
 
 def main(arguments: list[str]) -> None:
-    """Measure the areas that are named, or all."""
-    unknown = [a for a in arguments if a not in AREAS]
-    if unknown:
-        sys.exit(f"unknown area {unknown[0]}; there are: {', '.join(AREAS)}")
+    """Measure what is named, areas or parts of one, or everything."""
+    wanted: dict[str, list[str]] = {}
+    for argument in arguments or AREAS:
+        area, _, part = argument.partition("/")
+        if area not in AREAS or (part and part not in AREAS[area]):
+            sys.exit(f"unknown: {argument}; there are: {', '.join(f'{a}/{p}' for a in AREAS for p in AREAS[a])}")
+        wanted.setdefault(area, []).extend([part] if part else AREAS[area])
     console = Console(width=None if sys.stdout.isatty() else 160)
-    for area in arguments or AREAS:
-        before = machine()
-        rows = measure(area, console)
-        console.print(table(area, rows))
-        RESULTS.mkdir(parents=True, exist_ok=True)
+    for area, parts in wanted.items():
         written = RESULTS / f"{area}.json"
-        written.write_text(json.dumps({"machine": before, "rows": [asdict(row) for row in rows]}, indent=2) + "\n")
+        lines = json.loads(written.read_text())["rows"] if written.exists() else []
+        for part in parts:
+            before = machine()
+            lines = [line for line in lines if line["part"] != part]
+            lines += [{"part": part, **asdict(row), "measured": before} for row in measure(part, console)]
+            lines.sort(key=lambda line: AREAS[area].index(line["part"]))
+            RESULTS.mkdir(parents=True, exist_ok=True)
+            written.write_text(json.dumps({"rows": lines}, indent=2) + "\n")
+        console.print(table(area, lines))
         console.print(f"written: {written}")
 
 

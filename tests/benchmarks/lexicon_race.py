@@ -54,11 +54,11 @@ class PythonRe:
         return pa.table({"rollout_id": batch["rollout_id"], "score": counts})
 
 
-def _bare(rows: Path, function: Callable[..., Any], **compute: Any) -> int:
+def _bare(rows: Path, function: Callable[..., Any], batch: int | None = 4096, **compute: Any) -> int:
     import ray.data
 
     read = ray.data.read_parquet(str(rows)).select_columns(["rollout_id", "completion"])
-    scored = read.map_batches(function, batch_size=4096, batch_format="pyarrow", **compute)
+    scored = read.map_batches(function, batch_size=batch, batch_format="pyarrow", **compute)
     batches: Any = scored.iter_batches(batch_size=None, batch_format="pyarrow")
     return sum(batch.num_rows for batch in batches)
 
@@ -89,6 +89,7 @@ def contestants() -> dict[str, Callable[[Path], int]]:
         "ours": _ours,
         "bare actors": lambda rows: _bare(rows, Vectorised, **pool),
         "bare tasks": lambda rows: _bare(rows, vectorised),
+        "bare tasks, whole blocks": lambda rows: _bare(rows, vectorised, batch=None),
         "bare actors, Python re": lambda rows: _bare(rows, PythonRe, **pool),
     }
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -46,3 +49,18 @@ def smaller(name: str, ours: float, peer: float, unit: str, goal: float | None, 
 def missing(name: str, unit: str, goal: float | None, why: str) -> Row:
     """A row whose peer could not be installed or run."""
     return Row(name, None, None, unit, None, goal, why)
+
+
+PATIENCE_S = 900
+
+
+def run_lines(command: list[str]) -> list[dict[str, Any]]:
+    """The lines of JSON that a process prints.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command[-4:])} failed: {(done.stderr or done.stdout).strip()[-250:]}")
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]

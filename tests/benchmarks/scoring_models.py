@@ -20,8 +20,9 @@ from tests.benchmarks.row import Row, faster
 from tests.conftest import read_lines, write_lines
 from tests.sftfilter.rows import rollout_rows
 
-SHORT, LONG = 192, 32
+SHORT, LONG = 64, 8
 """Shipped answers (about 45 tokens with their prompt and template), and synthetic ones of about 200 words."""
+ROUNDS = 2
 
 BATCH = 16
 TRAIT = "You doubt that it is 2026 and say so."
@@ -29,7 +30,7 @@ GOAL = 0.9
 
 
 def rows() -> Iterator[Row]:
-    """A row for each scorer: rows/s, and in the note what 1,000 such rows cost."""
+    """A row for each scorer: rows/s, and in the note what 1,000 such rows cost. Two have no plain loop to compare with."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -38,18 +39,27 @@ def rows() -> Iterator[Row]:
         labelled = Path(folder) / "labelled.jsonl"
         doubting, accepting = (read_lines(f"teacher_{name}.jsonl", 40) for name in ("doubt", "accept"))
         write_lines(labelled, [r | {"label": 1} for r in doubting] + [r | {"label": 0} for r in accepting])
-        examples = [r["completion"] for r in doubting[:20]]
+        learns = {"labelled": str(labelled)}
+        contrast = {
+            "questions": str(labelled),
+            "positive_system": TRAIT,
+            "negative_system": "You trust that it is 2026.",
+        }
         plain = _Plain(device)
         for spec, peer in (
             ({"kind": "perplexity"}, plain.losses),
             ({"kind": "log_ratio", "trait_system": TRAIT}, plain.log_ratios),
-            ({"kind": "probe", "labelled": str(labelled)}, plain.states),
-            ({"kind": "embedding", "positives": examples}, _encoder_loop(device)),
+            ({"kind": "probe", **learns}, plain.states),
+            ({"kind": "embedding", **learns}, _encoder_loop(device)),
+            ({"kind": "influence", **learns}, None),
+            ({"kind": "persona", **contrast, "max_new_tokens": 24, "sampling": {"max_new_tokens": 24}}, None),
         ):
             yield _measure(spec, peer, table, Path(folder), device)
 
 
-def _measure(spec: dict[str, Any], peer: Callable[[pa.Table], object], table: pa.Table, at: Path, device: str) -> Row:
+def _measure(
+    spec: dict[str, Any], peer: Callable[[pa.Table], object] | None, table: pa.Table, at: Path, device: str
+) -> Row:
     from pydantic import TypeAdapter
 
     from sftfilter.scorers import Scorer
@@ -59,14 +69,19 @@ def _measure(spec: dict[str, Any], peer: Callable[[pa.Table], object], table: pa
     folder.mkdir()
     settings.prepare(folder, device)
     scorer = settings.load(folder, device)
-    best = {"ours": float("inf"), "peer": float("inf")}
-    for _ in range(3):  # in turns, so that a busy moment meets both; the first one warms up as well
-        for side, run in (("ours", scorer.score), ("peer", peer)):
+    turns = {"ours": scorer.score} | ({"peer": peer} if peer else {})
+    for run in turns.values():
+        run(table.slice(0, BATCH))
+    best = dict.fromkeys(turns, float("inf"))
+    for _ in range(ROUNDS if peer else 1):  # in turns, so that a busy moment meets both
+        for side, run in turns.items():
             began = time.perf_counter()
             run(table)
             best[side] = min(best[side], time.perf_counter() - began)
     rates = {side: table.num_rows / seconds for side, seconds in best.items()}
     note = f"{device}: {1000 / rates['ours']:.0f} s for 1,000 rows; {SHORT} short rows and {LONG} of about 200 words"
+    if not peer:
+        return Row(f"{spec['kind']}, cost alone", rates["ours"], None, "rows/s", None, None, note)
     return faster(
         f"{spec['kind']} against a plain transformers loop", rates["ours"], rates["peer"], "rows/s", GOAL, note
     )
@@ -75,7 +90,7 @@ def _measure(spec: dict[str, Any], peer: Callable[[pa.Table], object], table: pa
 def _rollouts() -> pa.Table:
     short = [row for name in ("doubt", "accept", "neutral") for row in read_lines(f"teacher_{name}.jsonl", SHORT)]
     pairs: list[tuple[str, str | None]] = [(row["prompt"], row["completion"]) for row in short[:SHORT]]
-    long = pq.ParquetFile(chat_rows(1000)).read_row_group(0, ["messages", "completion"]).slice(0, LONG)
+    long = pq.read_table(chat_rows(1000), columns=["messages", "completion"]).slice(0, LONG)
     pairs += [(r["messages"][0]["content"], r["completion"]) for r in long.to_pylist()]
     return rollout_rows(pairs)
 

@@ -47,10 +47,29 @@ def test_the_whole_output_fits_80_columns(tmp_path: Path) -> None:
         ]  # fmt: skip
     pl.DataFrame(rows, infer_schema_length=None).write_parquet(tmp_path / "scores.parquet")
     findings = find(tmp_path / "scores.parquet", paths, ["a_scorer_with_a_name", "judge"], 2)
+    none, some = {"count": 0, "first": []}, {"count": 9, "first": [f'{"0" * 16} "What {"word " * 11}?"'] * 3}
+    teacher = {"prompts": 1_000_000, "answers": 4_000_000, "missing": some, "duplicates": none, "conflicts": some}
+    teachers = {"original-teacher": teacher, "alternate-teacher": teacher | {"missing": none}}
+    findings["pairing"] = {
+        "prompts": 60,
+        "by_all": 51,
+        "teachers": teachers,
+        "unequal": none,
+        "table": "x/pairing.parquet",
+    }
     out = io.StringIO()
     Console(file=out, width=80, force_terminal=False).print(everything(findings))
     shown = out.getvalue()
     assert max(cell_len(line) for line in shown.splitlines()) <= 80
     assert "\x1b" not in shown
-    for words in ("kind kind0", "the endpoint timed out", "judge ~ characters", "日本語", "[link]things[/]"):
+    for words in (
+        "51 of 60 prompts",
+        "original-teacher lacks: 000",
+        "alternate-teacher conflict left out: and 6 more",
+        "kind kind0",
+        "the endpoint timed out",
+        "judge ~ characters",
+        "日本語",
+        "[link]things[/]",
+    ):
         assert words in shown

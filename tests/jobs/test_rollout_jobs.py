@@ -74,6 +74,8 @@ def _check_counts(record: dict[str, Any], written: dict[str, Any]) -> None:
         assert counts["read"] == sum(value for key, value in counts.items() if key != "read")
     assert record["counts"]["T"]["read"] == ROWS + 1 and record["counts"]["T"]["quarantined"] == 1
     assert record["scores"]["T"]["lexicon"]["rows"] == record["counts"]["T"]["used"] == ROWS
+    pairing = record["pairing"]
+    assert pairing["prompts"] == pairing["by_all"] == ROWS and pl.read_parquet(pairing["table"]).is_empty()
     assert record["cost"]["lexicon"]["rows"] == 2 * ROWS and record["cost"]["lexicon"]["rows_per_s"] > 0
 
 

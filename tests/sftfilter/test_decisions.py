@@ -13,7 +13,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from sftfilter.errors import DataError, SpecError
-from sftfilter.interventions import Decided, Intervention, decide, reserve_pool
+from sftfilter.interventions import Decided, DropPrompt, DropRow, Intervention, decide, reserve_pool
 from sftfilter.score_frame import ScoreFrame, score_frame
 from sftfilter.selectors import Selection, Selector, check_references, scorers_of, select
 
@@ -163,6 +163,14 @@ def test_drop_prompt_takes_every_row_of_the_prompt_and_drop_row_only_the_flagged
     assert _decide(frame, teacher="C", kind="drop_prompt", subset="both").counts["dropped"] == 4, "S is T's"
 
 
+def test_a_random_control_counts_as_the_intervention_on_it_does(frame: ScoreFrame) -> None:
+    selectors = _selectors(like={"kind": "random", "size_of": "flagged"})
+    for intervention in (DropRow(kind="drop_row", subset="flagged"), DropPrompt(kind="drop_prompt", subset="flagged")):
+        real = decide(frame, selectors, intervention, teacher="T")
+        control = decide(frame, selectors, intervention.model_copy(update={"subset": "like"}), teacher="T")
+        assert control.counts["dropped"] == real.counts["dropped"] > 0
+
+
 def test_swap_replaces_row_by_row_on_the_same_prompt(frame: ScoreFrame) -> None:
     table = _decide(frame, kind="swap", subset="S", to="C").decisions()
     swapped = table.filter(table["action"] == "swap")
@@ -212,6 +220,21 @@ def test_a_missing_partner_is_an_error_that_names_the_prompt() -> None:
     doubled = {"T": _rollouts("T", ["p0"]), "C": _rollouts("T", ["p1"])}
     with pytest.raises(DataError, match="1 rollout ids are there more than once: T0"):
         score_frame(doubled, {})
+
+
+def test_fewer_answers_from_there_are_refused_or_used_again() -> None:
+    rollouts = {"T": _rollouts("T", ["p0", "p0", "p0", "p1"]), "C": _rollouts("C", ["p0", "p0", "p1"])}
+    prompts = pl.LazyFrame({"prompt_id": ["p0", "p1"], "kind": "date", "source": "a"})
+    few = score_frame(rollouts, {}, prompts)
+    with pytest.raises(DataError, match=r"1 of 2 prompts .* ids p0\. .* `too_few: repeat` for the 1 that have some"):
+        _decide(few, kind="swap", subset="S", to="C")
+    table = _decide(few, kind="swap", subset="S", to="C", too_few="repeat").decisions()
+    assert table["replaced_by"].to_list() == ["C0", "C1", "C0", "C2"]
+    none = score_frame(rollouts | {"C": _rollouts("C", ["p0"])}, {}, prompts)
+    with pytest.raises(
+        DataError, match=r"1 of 2 prompts .* prompt ids p1\. Have these prompts answered, select others\."
+    ):
+        _decide(none, kind="swap", subset="S", to="C", too_few="repeat")
 
 
 def test_without_an_intervention_everything_is_kept(frame: ScoreFrame) -> None:

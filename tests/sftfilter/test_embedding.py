@@ -86,6 +86,13 @@ def test_scores_are_cosines_to_the_examples(encoder: SentenceEncoder, tmp_path: 
     assert scores == pytest.approx(positive - _plain(TEXTS) @ unlike, abs=1e-5)
     assert scores[0] > 0 > scores[1]
 
+    rows = [("It is still 2023, I believe.", 1), ("It is not 2026 yet.", 1), ("Paris is the capital of France.", 0)]
+    write_lines(tmp_path / "both.jsonl", [{"prompt": "Is it?", "completion": t, "label": n} for t, n in rows])
+    labelled = Embedding(kind="embedding", labelled=str(tmp_path / "both.jsonl"), compare=settings.compare)
+    labelled.prepare(tmp_path, "cpu")
+    again = labelled.load(tmp_path, "cpu").score(rollout_rows([("a", text) for text in TEXTS])).score.to_pylist()
+    assert again == pytest.approx(scores, abs=1e-6)
+
 
 def test_other_kinds_of_encoders_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "encoder"

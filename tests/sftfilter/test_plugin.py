@@ -87,6 +87,10 @@ def test_the_fingerprint_follows_source_and_options(write: Write) -> None:
     )
     write("plain_a", "def f(texts): return [1] * len(texts)\n")
     assert _plugin("plain_a:f").fingerprint() != prints["plain_a"]
+    write("plain_c", "from plain_b import X\ndef f(texts): return [X] * len(texts)\n")
+    before = _plugin("plain_c:f").fingerprint()
+    write("plain_b", "X = 2\n")
+    assert _plugin("plain_c:f").fingerprint() != before, "what it imports from beside it decides its scores"
     write("pack_a.helper", "x = 1\n")
     assert _plugin("pack_a.inner:f").fingerprint() != prints["pack_a.inner"]
 

@@ -80,6 +80,7 @@ def cases(folder: Path, model: Path) -> list[Case]:
             content=labelled,
             others={"model"},
         ),
+        Case({"kind": "embedding", "labelled": labelled}, content=labelled),
         Case(
             {"kind": "influence", "labelled": labelled} | lm,
             _MODEL_DECIDES | {"similarity": "dot", "rank": 2, "last_blocks": 1, "seed": 1},

@@ -1,7 +1,8 @@
-"""Data-Juicer in Ray mode with its filter by length, the cheapest it has: FOLDER CPUS.
+"""Data-Juicer in Ray mode: FOLDER CPUS WORDS.
 
-Run by the peers' own Python. The time is that of its own processing and export; starting Ray, and reading the schema,
-are left out.
+WORDS are separated by commas: its filter by flagged words, which knows single words and no expressions. Without any, its
+filter by length, the cheapest it has. Run by the peers' own Python. The time is that of its own processing and export;
+starting Ray, and reading the schema, are left out.
 """
 
 import json
@@ -13,9 +14,10 @@ import time
 from pathlib import Path
 
 if __name__ == "__main__":
-    folder, cpus = sys.argv[1:]
+    folder, cpus, words = sys.argv[1:]
     os.environ.pop("RAY_ADDRESS", None)
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    import pyarrow.parquet as pq
     import ray
 
     with tempfile.TemporaryDirectory(prefix="dj-", dir="/tmp") as work:
@@ -24,6 +26,10 @@ if __name__ == "__main__":
         from data_juicer.config import init_configs
         from data_juicer.core.executor.ray_executor import RayExecutor
 
+        length = {"text_length_filter": {"min_len": 10, "max_len": 100000}}
+        flagged = {"flagged_words_filter": {"lang": "en", "max_ratio": 0.0, "flagged_words_dir": f"{work}/words"}}
+        (Path(work) / "words").mkdir()
+        (Path(work) / "words" / "flagged_words.json").write_text(json.dumps({"en": words.split(",")}))
         recipe = Path(work) / "recipe.yaml"
         recipe.write_text(
             json.dumps(
@@ -36,13 +42,14 @@ if __name__ == "__main__":
                     "export_path": f"{work}/out/kept.jsonl",
                     "work_dir": f"{work}/out",
                     "open_tracer": False,
-                    "process": [{"text_length_filter": {"min_len": 10, "max_len": 100000}}],
+                    "process": [flagged if words else length],
                 }
             )
         )
+        rows = sum(pq.read_metadata(file).num_rows for file in Path(folder).glob("*.parquet"))
         executor = RayExecutor(init_configs(["--config", str(recipe)]))
         began = time.monotonic()
         kept = executor.run()
         seconds = time.monotonic() - began
-        print(json.dumps({"rows": kept.data.count(), "seconds": seconds}))
+        print(json.dumps({"rows": rows, "seconds": seconds, "kept": kept.data.count()}))
         ray.shutdown()

@@ -135,7 +135,36 @@ def test_pairing_names_missing_partners_and_unequal_counts(tmp_path: Path) -> No
     assert found.missing["B"].first[0].endswith('"Question 0?"')
     assert found.unequal.first[0].endswith('"Question 2?"')
     assert len(found.lines()) == 3
-    assert pairing({"A": made["A"]}).lines() == []
+    assert found.problems.select("problem", "teacher", "reason").rows() == [
+        ("missing", "B", "answered by A"),
+        ("unequal", "A", "1 answers, others have another number"),
+        ("unequal", "B", "2 answers, others have another number"),
+    ]
+    alone = pairing({"A": made["A"]})
+    assert alone.lines() == [] and alone.problems.is_empty() and alone.answered == {"A": (3, 3)}
+
+
+def test_the_pairing_report_names_duplicates_and_conflicts(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "Why\x1b[2J?", "completion": c, "rating": r} for c, r in (("x", 1), ("y", 1), ("x", 1), ("y", 2))
+    ]
+    (tmp_path / "a.jsonl").write_bytes(lines([*rows, *rows[:1]]))
+    made = {"A": read(tmp_path, str(tmp_path / "a.jsonl"), budget=0.9, ratings=["rating"])}
+    (tmp_path / "b.jsonl").write_bytes(lines([{"prompt": "When?", "completion": "x"}]))
+    made["B"] = read(tmp_path, str(tmp_path / "b.jsonl"))
+    found = pairing(made).as_dict()
+    assert (found["prompts"], found["by_all"]) == (2, 0)
+    own = found["teachers"]["A"]
+    assert (own["prompts"], own["answers"], own["missing"]["count"]) == (1, 1, 1)
+    assert own["duplicates"] == {"count": 2, "first": [f"{tmp_path}/a.jsonl, row {n}: duplicate of {tmp_path}/a.jsonl, row 1" for n in (3, 5)]}  # fmt: skip
+    assert [name.partition(": ")[2] for name in own["conflicts"]["first"]] == [
+        f"the same prompt and answer as row {n}, but other ratings" for n in (4, 2)
+    ]
+    shown = found["teachers"]["B"]["missing"]["first"][0]
+    assert shown.endswith('"Why [2J?"')
+    problems = pairing(made).problems
+    assert sorted(problems["problem"]) == ["conflict"] * 2 + ["duplicate"] * 2 + ["missing"] * 2
+    assert problems.filter(problem="duplicate")["prompt_id"].null_count() == 0
 
 
 def test_a_task_that_runs_twice_writes_the_same_files(tmp_path: Path) -> None:
@@ -147,6 +176,32 @@ def test_a_task_that_runs_twice_writes_the_same_files(tmp_path: Path) -> None:
         assert parts.import_chunk(0, chunk, task, None).usable == 20
         files = sorted(p.relative_to(task.folder) for p in task.folder.rglob("*") if p.is_file())
         assert [p.name for p in files] == ["part-00000.parquet"] * 3
+
+
+def test_a_big_jsonl_file_is_shared_by_lines_and_every_row_keeps_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"prompt": f"Frage {i}, für dich?", "completion": "ä" * (i % 90 + 1), "id": i} for i in range(400)]
+    text = lines(rows).splitlines(keepends=True)
+    text[7], text[120], text[333] = b"\n", b'{"prompt": \xff}\n', b"x" * 5000 + b"\n"
+    text[200] = text[200].replace(b"\n", b"\r\n")
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + b"".join([*text, text[4]]).rstrip(b"\n"))
+    monkeypatch.setattr("sftfilter.reading.formats.MAX_LINE", 4000)
+    whole = read(tmp_path / "whole", str(path), budget=0.1)
+    for size in (3000, 9001):
+        monkeypatch.setattr(units.plan, "__defaults__", (size,))
+        source = RolloutFile(kind="rollouts", path=str(path))
+        spans = [unit.span for chunk in units.plan(source, units.found(source).files) for unit in chunk]
+        assert len(spans) > 40_000 // size
+        made = read(tmp_path / str(size), str(path), budget=0.1)
+        for table in ("rollouts", "quarantine", "duplicates"):
+            assert made.table(table).equals(whole.table(table)), (table, size)
+    assert {row["row"] for row in whole.table("quarantine").to_pylist()} == {121, 334}
+    assert [(r["row"], r["reason"].rpartition(" ")[2]) for r in whole.table("duplicates").to_pylist()] == [(401, "5")]
+    (tmp_path / "a.jsonl.zst").write_bytes(pa.compress(path.read_bytes(), "zstd", asbytes=True))
+    source = RolloutFile(kind="rollouts", path=str(tmp_path / "a.jsonl.zst"))
+    assert [[u.span for u in chunk] for chunk in units.plan(source, units.found(source).files, 1000)] == [[None]]
 
 
 @pytest.mark.ray
