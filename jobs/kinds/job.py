@@ -59,7 +59,7 @@ class JobSpec(Settings):
 def _portable(value: Any) -> Any:
     """Paths of files replaced by the hash of their bytes, so that the hash is the same in every clone."""
     if isinstance(value, dict):
-        return {key: _portable(v) for key, v in value.items()}
+        return {key: _portable(v) for key, v in value.items() if key != "api_key_file"}
     if isinstance(value, list):
         return [_portable(v) for v in value]
     if isinstance(value, str) and Path(value).is_absolute() and Path(value).is_file():
