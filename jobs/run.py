@@ -46,7 +46,8 @@ def run_spec(spec: JobSpec, command: str, action: Action | None = None) -> Mappi
     from sftfilter.memory import watch_memory
 
     warnings.filterwarnings("ignore", category=FutureWarning)
-    _quiet_libraries()
+    if spec.needs_ray:
+        _quiet_libraries()
     root, command = results_root(spec), redact(command)
     record = RunRecord(root / spec.name, mirror=_session_logs())
     about = {"kind": spec.model_dump()["kind"], "name": spec.name, "command": command, "spec_hash": spec.spec_hash}
@@ -77,6 +78,8 @@ def _session_logs() -> tuple[Path, str] | None:
         return None
     import ray
 
+    if not ray.is_initialized():
+        return None
     return Path(ray._private.worker.global_worker.node.get_logs_dir_path()), mirror_name(job)  # pyright: ignore
 
 
@@ -89,6 +92,8 @@ def run_local(spec: JobSpec, command: str, action: Action | None = None) -> Mapp
     """Start a Ray of our own on this machine, run, and end it."""
     from cluster.local import local_ray
 
+    if not spec.needs_ray:
+        return run_spec(spec, command, action)
     with local_ray(worker_env()):
         import ray
 
@@ -142,16 +147,19 @@ def main(arguments: Sequence[str]) -> None:
     overrides = [value for flag, value in zip(rest[::2], rest[1::2], strict=False) if flag == "--set"]
     with readable_errors():
         spec = load_spec(path, overrides)
-        import ray
-
-        try:
-            ray.init(address="auto", runtime_env={"env_vars": worker_env()}, log_to_driver=False)
-        except ConnectionError as error:
-            raise MachineError(
-                "no Ray cluster to connect to; on this machine alone use `sftfilter run SPEC`"
-            ) from error
-        _sigterm_as_ctrl_c()
+        if spec.needs_ray:
+            _connect()
         run_spec(spec, f"python -m jobs.run {shlex.join(arguments)}")
+
+
+def _connect() -> None:
+    import ray
+
+    try:
+        ray.init(address="auto", runtime_env={"env_vars": worker_env()}, log_to_driver=False)
+    except ConnectionError as error:
+        raise MachineError("no Ray cluster to connect to; on this machine alone use `sftfilter run SPEC`") from error
+    _sigterm_as_ctrl_c()  # ray.init has put its own handler in our place
 
 
 if __name__ == "__main__":

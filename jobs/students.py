@@ -11,6 +11,7 @@ from jobs.arms import ArmPlan
 from jobs.console import Stages
 from jobs.kinds.experiment import Experiment
 from jobs.kinds.study import Study
+from jobs.kinds.train import Train
 from jobs.rates import tell_rate
 from jobs.tutoring import Base
 from serve.settings import HostedModel
@@ -43,7 +44,7 @@ def train_students(
 
 
 def train_runs(
-    spec: Study, base: Base, runs: Sequence[TrainingRun], store: Store, work: Path, stages: Stages
+    spec: Study | Train, base: Base, runs: Sequence[TrainingRun], store: Store, work: Path, stages: Stages
 ) -> dict[str, Artifact]:
     """Name of a run -> its checkpoint."""
     with stages.bar(sum(len(run.plan.steps) for run in runs), "students") as bar:
