@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from jobs import launch_cli
+from jobs import launch_cli, manifest_cli
 from jobs.launch_cli import Overrides, SpecPath
 from jobs.run import readable_errors
 from jobs.spec import load_spec
@@ -122,7 +122,8 @@ def schema(
     print(json.dumps(TypeAdapter(KINDS[kind] if kind else Spec).json_schema(), indent=2))
 
 
-launch_cli.register(app)
+for commands in (launch_cli, manifest_cli):
+    commands.register(app)
 
 
 def main() -> None:
