@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from jobs import launch_cli, manifest_cli
+from jobs import launch_cli, manifest_cli, new_cli
 from jobs.launch_cli import Overrides, SpecPath
 from jobs.run import readable_errors
 from jobs.spec import load_spec
@@ -122,7 +122,7 @@ def schema(
     print(json.dumps(TypeAdapter(KINDS[kind] if kind else Spec).json_schema(), indent=2))
 
 
-for commands in (launch_cli, manifest_cli):
+for commands in (launch_cli, manifest_cli, new_cli):
     commands.register(app)
 
 
