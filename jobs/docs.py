@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from jobs.kinds import KINDS
+from jobs.spec import load_spec
 
 FOLDER = Path(__file__).parent / "docs"
 _SPECS = Path(__file__).parent / "specs"
@@ -16,8 +17,12 @@ _SPECS = Path(__file__).parent / "specs"
 
 def pages() -> dict[str, str]:
     """File name -> text."""
-    made = {f"{name}.md": _page(name) for name in KINDS}
-    rows = [f"| [{name}]({name}.md) | {_summary(_schema(name))} |" for name in KINDS]
+    schemas = {name: TypeAdapter(kind).json_schema() for name, kind in KINDS.items()}
+    examples: dict[str, list[str]] = {name: [] for name in KINDS}
+    for path in sorted(_SPECS.glob("*.yaml")):
+        examples[load_spec(path).model_dump()["kind"]].append(path.name)
+    made = {f"{name}.md": _page(name, schema, examples[name]) for name, schema in schemas.items()}
+    rows = [f"| [{name}]({name}.md) | {_summary(schema)} |" for name, schema in schemas.items()]
     index = "\n".join(["# Job kinds", "", _INDEX, "", "| kind | does |", "|---|---|", *rows, ""])
     return {"README.md": index} | made
 
@@ -29,18 +34,12 @@ def main() -> None:
         (FOLDER / name).write_text(text)
 
 
-def _schema(kind: str) -> dict[str, Any]:
-    return TypeAdapter(KINDS[kind]).json_schema()
-
-
 def _summary(schema: Mapping[str, Any]) -> str:
     return str(schema.get("description", "")).split("\n\n")[0].replace("\n", " ")
 
 
-def _page(kind: str) -> str:
-    schema = _schema(kind)
+def _page(kind: str, schema: Mapping[str, Any], examples: Sequence[str]) -> str:
     lines = [f"# kind: {kind}", "", str(schema.get("description", "")), ""]
-    examples = [path.name for path in sorted(_SPECS.glob("*.yaml")) if _kind_of(path) == kind]
     if examples:
         links = ", ".join(f"[{name}](../specs/{name})" for name in examples)
         lines += [
@@ -54,12 +53,6 @@ def _page(kind: str) -> str:
         described = _summary(definitions[name])
         lines += [f"## {name}", "", *([described, ""] if described else []), *_table(definitions[name])]
     return "\n".join(lines)
-
-
-def _kind_of(path: Path) -> str:
-    from jobs.spec import load_spec
-
-    return load_spec(path).model_dump()["kind"]
 
 
 def _reached(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> list[str]:
