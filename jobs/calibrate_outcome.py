@@ -17,7 +17,7 @@ from jobs.calibrate_words import caveats, recommend
 from jobs.console import Stages
 from jobs.kinds.calibrate import Calibrate
 from jobs.outcome import changed_gates
-from jobs.score import write_json
+from jobs.records import write_json
 from sftfilter.artifacts import Artifact
 
 if TYPE_CHECKING:

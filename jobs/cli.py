@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 import webbrowser
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from jobs import launch_cli, manifest_cli, new_cli
+from jobs.launch_cli import Overrides, SpecPath
 from jobs.run import readable_errors
 from jobs.spec import load_spec
 from sftfilter.config import did_you_mean
@@ -27,17 +27,9 @@ app = typer.Typer(
     "  [bold]sftfilter inspect jobs/specs/inspect.yaml[/]       what scorers see in two teachers' answers, in seconds\n\n"
     "  [bold]sftfilter decide jobs/specs/decide.yaml[/]         drops and swaps rows, writes the training sets\n\n"
     "  [bold]sftfilter run jobs/specs/quickstart.yaml[/]        the whole question, with students, on this machine\n\n"
-    "  [bold]sftfilter submit SPEC --address http://HEAD:8265[/] runs it on a Ray cluster\n\n"
+    "  [bold]sftfilter submit SPEC --address https://HEAD[/]  runs it on a Ray cluster\n\n"
     "Finished stages are kept below the spec's `results` folder and never run twice.",
 )
-
-SpecPath = Annotated[str, typer.Argument(help="the spec, a YAML file", metavar="SPEC")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", help="change a field: --set training.epochs=1 (repeatable; the value is YAML)", metavar="A.B=VALUE"
-    ),
-]
 
 
 @app.command()
@@ -117,27 +109,6 @@ def _run_action(
 
 
 @app.command()
-def submit(
-    spec: SpecPath,
-    address: Annotated[str, typer.Option(help="the cluster's job server", envvar="RAY_API_SERVER_ADDRESS")],
-    overrides: Overrides = None,
-    working_dir: Annotated[Path, typer.Option(help="folder to upload; the spec must lie in it")] = Path(),
-) -> None:
-    """Run a spec on a Ray cluster, follow its log, and end with its outcome.
-
-    The token is read from RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH; RAY_AUTH_MODE=token is set unless you set it.
-    """
-    from jobs.submit import submit as submit_job
-
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    with readable_errors():
-        _, status = submit_job(spec, overrides or [], address, working_dir, print)
-        print(status)
-        if status != "SUCCEEDED":
-            sys.exit(1)
-
-
-@app.command()
 def schema(
     kind: Annotated[str | None, typer.Argument(help="one job kind; default: all of them", metavar="[KIND]")] = None,
 ) -> None:
@@ -149,6 +120,10 @@ def schema(
     if kind is not None and kind not in KINDS:
         sys.exit(f"error: no job kind '{kind}'{did_you_mean(kind, KINDS)}; there are: {', '.join(KINDS)}")
     print(json.dumps(TypeAdapter(KINDS[kind] if kind else Spec).json_schema(), indent=2))
+
+
+for commands in (launch_cli, manifest_cli, new_cli):
+    commands.register(app)
 
 
 def main() -> None:

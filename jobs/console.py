@@ -13,29 +13,36 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from jobs.run_record import RunRecord
 from sftfilter.artifacts import Artifact
 from sftfilter.memory import MemoryWatch
 
 
 @dataclass
 class Stages:
-    """Times every stage and remembers its artifacts, for the console, results.json and the report."""
+    """Times every stage and remembers its artifacts, for the console, results.json, the report and `sftfilter status`."""
 
     console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
     seconds: dict[str, float] = field(default_factory=dict)
     artifacts: list[dict[str, Any]] = field(default_factory=list)
     memory: MemoryWatch = field(default_factory=MemoryWatch)
+    record: RunRecord | None = None
+    running: str = ""
     _began: float = field(default_factory=time.monotonic)
 
     @contextmanager
     def stage(self, name: str, what: str) -> Iterator[None]:
         """Time a stage and say that it runs."""
         self.console.print(f"[bold]{name:<11}[/] {escape(what)}")
-        began = time.monotonic()
+        self.running = name
+        self.event("stage", what=what)
+        began, done = time.monotonic(), False
         try:
             yield
+            done = True
         finally:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - began, 2)
+            self.event("stage_done", seconds=self.seconds[name], done=done)
 
     def note(self, artifact: Artifact, what: str = "") -> Artifact:
         """Remember an artifact and print where it lies, and what a person should know of it."""
@@ -43,6 +50,9 @@ class Stages:
         if entry["key"] in {a["key"] for a in self.artifacts} and artifact.stage != "student":
             return artifact  # two arms may share a student, and both are worth a line
         self.artifacts.append(entry)
+        counts = {name: value for name, value in artifact.meta.items() if isinstance(value, int | float)}
+        made = entry | {"artifact": artifact.stage, "of": what, "counts": counts}
+        self.event("artifact", **{key: value for key, value in made.items() if key != "stage"})
         self.console.print(
             f"  {'reused' if artifact.reused else 'made  '}  {artifact.path.name}  [dim]{escape(what)}[/]"
         )
@@ -52,7 +62,13 @@ class Stages:
 
     def say(self, note: str) -> None:
         """Something that a person should know and that stops nothing."""
+        self.event("note", text=note)
         self.console.print(f"  [yellow]note[/]    {escape(note)}", soft_wrap=True)
+
+    def event(self, event: str, **fields: Any) -> None:
+        """Write an event of the stage under way down for `sftfilter status`, where the run is recorded."""
+        if self.record:
+            self.record.write(event, stage=self.running, **fields)
 
     @contextmanager
     def bar(self, total: int, unit: str) -> Iterator[_Bar]:
@@ -66,7 +82,7 @@ class Stages:
         )
         hidden = not self.console.is_terminal  # a log would only get empty lines
         with Progress(*columns, console=self.console, transient=True, disable=hidden) as progress:
-            yield _Bar(progress, progress.add_task(unit, total=total, rate=""))
+            yield _Bar(progress, progress.add_task(unit, total=total, rate=""), self, unit, total)
 
     def total(self) -> float:
         """Seconds since the run began."""
@@ -77,12 +93,17 @@ class Stages:
 class _Bar:
     progress: Progress
     task: Any
+    stages: Stages
+    unit: str
+    total: int
     done: int = 0
     last: tuple[str, int] = ("", 0)
+    began: float = field(default_factory=time.monotonic)
 
     def advance(self, count: int = 1) -> None:
         """So many more."""
         self.progress.advance(self.task, count)
+        self._tell(count, self.unit)
 
     def training(self, event: Mapping[str, Any]) -> None:
         """A worker's progress event."""
@@ -91,6 +112,14 @@ class _Bar:
         self.last = (arm, step)
         rate = f"{event['tokens_per_s']:.0f} tokens/s  loss {event['loss']:.2f}"
         self.progress.update(self.task, advance=moved, description=arm, rate=rate)
+        self._tell(moved, arm, rate=rate)
+
+    def _tell(self, count: int, unit: str, **fields: Any) -> None:
+        self.done += count
+        if self.stages.record:
+            seconds = round(time.monotonic() - self.began, 2)
+            work = {"unit": unit, "done": self.done, "total": self.total, "seconds": seconds}
+            self.stages.record.progress(stage=self.stages.running, **work, **fields)
 
 
 def arms_table(results: Mapping[str, Any]) -> Table:

@@ -12,8 +12,9 @@ from jobs.console import Stages
 from jobs.decide_tables import decisions_table, sweep_table
 from jobs.frames import frame_of
 from jobs.kinds.decide import Decide
+from jobs.records import write_json
 from jobs.rewrites import Rewriter
-from jobs.score import Scored, job_record, score_everything, write_json
+from jobs.score import Scored, job_record, score_everything
 from jobs.tutoring import base_of
 from sftfilter.artifacts import Artifact, Store
 from sftfilter.errors import DataError

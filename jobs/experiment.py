@@ -16,10 +16,9 @@ from jobs.outcome import Made, freeze_gates, write_outcome
 from jobs.reserve import read_reserve
 from jobs.rewrites import Rewriter
 from jobs.students import evaluate_all, train_students
-from jobs.tutoring import Base, load_base, make_rollouts, tune_teachers
+from jobs.tutoring import Base, load_base, make_rollouts, read_source, tune_teachers
 from serve.host import check_port
 from sftfilter.artifacts import Artifact, Store
-from sftfilter.prompts import load_prompts
 from sftfilter.scoring import score_rollouts
 
 
@@ -75,16 +74,9 @@ def _print_outcome(results: Mapping[str, Any], folder: Path, stages: Stages) -> 
 
 def read_prompts(spec: Study, base: Base, store: Store, trait: str | None = None) -> Artifact:
     """The training prompts, or a trait's held-out ones."""
-    source = spec.traits[trait].prompts if trait else spec.prompts
-    room = spec.traits[trait].max_tokens if trait else spec.generation.max_new_tokens
-    return load_prompts(
-        source,
-        store=store,
-        chat=base.chat,
-        context_length=min(base.context_length, spec.training.max_length),
-        answer_tokens=room,
-        error_budget=spec.error_budget,
-    )
+    if trait:
+        return read_source(spec, base, store, spec.traits[trait].prompts, spec.traits[trait].max_tokens)
+    return read_source(spec, base, store, spec.prompts, spec.generation.max_new_tokens)
 
 
 def not_asked(trait: str, groups: Mapping[str, str], heldout: Artifact) -> list[str]:

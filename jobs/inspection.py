@@ -12,7 +12,8 @@ from jobs.inspect_tables import everything
 from jobs.kinds.inspect import ROWS_PER_DECILE, Inspect
 from jobs.kinds.score import RolloutJob
 from jobs.kinds.study import Study
-from jobs.score import Scored, job_record, score_everything, write_json
+from jobs.records import write_json
+from jobs.score import Scored, job_record, score_everything
 from jobs.tutoring import base_of
 from sftfilter.artifacts import Store, disk_errors
 from sftfilter.errors import DataError

@@ -18,6 +18,7 @@ from jobs.arms import ArmPlan, Material
 from jobs.console import Stages
 from jobs.kinds.experiment import Experiment
 from jobs.outcome_rows import heldout_rows, left_over, scored_rows, scorer_quality, training_rows
+from jobs.report import keep_rows
 from jobs.tutoring import Base
 from sftfilter import stats
 from sftfilter.artifacts import Artifact, disk_errors
@@ -55,6 +56,7 @@ def write_outcome(spec: Experiment, root: Path, made: Made, stages: Stages, comm
         partial = folder / ".results.json.partial"
         partial.write_text(json.dumps(results, indent=2, allow_nan=False))
         write_report(folder / "report", results, rows, held)
+        keep_rows(folder / "report", rows, held)
         partial.replace(folder / "results.json")
     return results
 

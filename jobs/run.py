@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
@@ -14,11 +15,14 @@ from typing import Any
 
 from jobs.actions import Action
 from jobs.kinds.job import JobSpec
+from jobs.run_record import RunRecord
 from jobs.spec import load_spec
 from sftfilter.errors import MachineError, SftfilterError
 from sftfilter.models import cache_dir
+from sftfilter.private import redact
 
 INTERRUPTED = 130
+_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 def worker_env() -> dict[str, str]:
@@ -42,10 +46,14 @@ def run_spec(spec: JobSpec, command: str, action: Action | None = None) -> Mappi
     from sftfilter.memory import watch_memory
 
     warnings.filterwarnings("ignore", category=FutureWarning)
-    _quiet_libraries()
-    with watch_memory() as memory:
-        stages = Stages(memory=memory)
-        results = (action or spec.run)(results_root(spec), stages, command)
+    if spec.needs_ray:
+        _quiet_libraries()
+    root, command = results_root(spec), redact(command)
+    record = RunRecord(root / spec.name, mirror=_session_logs())
+    about = {"kind": spec.model_dump()["kind"], "name": spec.name, "command": command, "spec_hash": spec.spec_hash}
+    with watch_memory() as memory, record.whole_run(**about, submission=submission_id()):
+        stages = Stages(memory=memory, record=record)
+        results = (action or spec.run)(root, stages, command)
     stages.console.print(f"{stages.total():.0f} s in all, peak {memory.peak_gib:.2f} GiB")
     return results
 
@@ -55,14 +63,37 @@ def results_root(spec: JobSpec) -> Path:
     path = Path(spec.results).expanduser()
     if path.is_absolute():
         return path
-    in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    return (Path.home() / "sftfilter" if in_job else Path.cwd()) / path
+    return (Path.home() / "sftfilter" if _JOB in os.environ else Path.cwd()) / path
+
+
+def submission_id() -> str | None:
+    """The Ray job that this process is the driver of, if it is one."""
+    return json.loads(os.environ.get(_JOB, "{}")).get("metadata", {}).get("job_submission_id")
+
+
+def _session_logs() -> tuple[Path, str] | None:
+    """Where a Ray job's record is mirrored: the log folder of its node, which Ray's log service serves."""
+    job = submission_id()
+    if job is None:
+        return None
+    import ray
+
+    if not ray.is_initialized():
+        return None
+    return Path(ray._private.worker.global_worker.node.get_logs_dir_path()), mirror_name(job)  # pyright: ignore
+
+
+def mirror_name(submission: str) -> str:
+    """Start of the names of a job's mirrored record."""
+    return f"sftfilter-{submission}"
 
 
 def run_local(spec: JobSpec, command: str, action: Action | None = None) -> Mapping[str, Any]:
     """Start a Ray of our own on this machine, run, and end it."""
     from cluster.local import local_ray
 
+    if not spec.needs_ray:
+        return run_spec(spec, command, action)
     with local_ray(worker_env()):
         import ray
 
@@ -94,7 +125,7 @@ def readable_errors() -> Iterator[None]:
     try:
         yield
     except SftfilterError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {redact(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted: finished stages are kept, the same command goes on from there", file=sys.stderr)
@@ -116,16 +147,19 @@ def main(arguments: Sequence[str]) -> None:
     overrides = [value for flag, value in zip(rest[::2], rest[1::2], strict=False) if flag == "--set"]
     with readable_errors():
         spec = load_spec(path, overrides)
-        import ray
-
-        try:
-            ray.init(address="auto", runtime_env={"env_vars": worker_env()}, log_to_driver=False)
-        except ConnectionError as error:
-            raise MachineError(
-                "no Ray cluster to connect to; on this machine alone use `sftfilter run SPEC`"
-            ) from error
-        _sigterm_as_ctrl_c()
+        if spec.needs_ray:
+            _connect()
         run_spec(spec, f"python -m jobs.run {shlex.join(arguments)}")
+
+
+def _connect() -> None:
+    import ray
+
+    try:
+        ray.init(address="auto", runtime_env={"env_vars": worker_env()}, log_to_driver=False)
+    except ConnectionError as error:
+        raise MachineError("no Ray cluster to connect to; on this machine alone use `sftfilter run SPEC`") from error
+    _sigterm_as_ctrl_c()  # ray.init has put its own handler in our place
 
 
 if __name__ == "__main__":

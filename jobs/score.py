@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +11,7 @@ from jobs.console import Stages
 from jobs.guards import keep_apart
 from jobs.kinds.score import RolloutJob
 from jobs.kinds.study import Study
+from jobs.records import base_record, row_counts, write_json
 from jobs.score_tables import cost_table, pairing_table, scores_table
 from jobs.tutoring import load_base, make_rollouts, tune_teachers
 from sftfilter.artifacts import Artifact, Store, disk_errors
@@ -22,8 +19,6 @@ from sftfilter.pairing import Pairing, pairing
 from sftfilter.rollout_import import import_rollouts
 from sftfilter.scoring import score_rollouts
 from sftfilter.tidy_scores import summarise, write_tidy
-
-_PACKAGES = ("ray", "torch", "transformers", "polars", "pyarrow", "pydantic", "sftfilter")
 
 
 @dataclass(frozen=True)
@@ -122,29 +117,13 @@ def _score(
 
 def job_record(spec: RolloutJob | Study, scored: Scored, stages: Stages, command: str) -> dict[str, Any]:
     """What a job on scores writes as JSON: counts that add up, distributions, cost, and what it takes to repeat it."""
-    dumped = spec.model_dump(mode="json")
-    return {
-        "name": spec.name,
-        "kind": dumped["kind"],
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": command,
+    return base_record(spec, stages, command) | {
         "counts": {teacher: row_counts(artifact) for teacher, artifact in scored.rollouts.items()},
         "pairing": scored.pairing.as_dict() | {"table": str(scored.problems)},
         "scores": summarise(scored.table, spec.scorers),
         "cost": {name: _cost(name, scored) for name in spec.scorers},
         "table": str(scored.table),
-        "timings_s": stages.seconds | {"total": stages.total()},
-        "peak_rss_gib": round(stages.memory.peak_gib, 2),
-        "spec_hash": spec.spec_hash,
-        "spec": dumped,
-        "versions": {p: importlib.metadata.version(p) for p in _PACKAGES} | {"cores": os.cpu_count()},
-        "stages": stages.artifacts,
     }
-
-
-def row_counts(rollouts: Artifact) -> dict[str, int]:
-    """The counts that the reading stage kept: `read` is the sum of the others."""
-    return {key: value for key, value in rollouts.meta.items() if isinstance(value, int)}
 
 
 def _cost(scorer: str, scored: Scored) -> dict[str, Any]:
@@ -159,12 +138,3 @@ def _cost(scorer: str, scored: Scored) -> dict[str, Any]:
         "rows_per_s": rows / seconds if rows and seconds else None,
         "seconds_per_1000_rows": 1000 * seconds / rows if rows else None,
     }
-
-
-def write_json(path: Path, record: Mapping[str, Any]) -> None:
-    """Write whole or not at all."""
-    with disk_errors(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps(record, indent=2, allow_nan=False))
-        partial.replace(path)

@@ -17,6 +17,9 @@ from sftfilter.errors import SpecError
 __all__ = ["Arm", "Experiment", "Spec", "load_experiment", "load_spec"]
 
 
+_MOST_ENTRIES = 100_000
+
+
 def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
     """Parse a spec file of any kind.
 
@@ -45,8 +48,10 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
     return spec
 
 
-def _read(file: Path) -> tuple[dict[str, Any], Any]:
+def _read(file: Path, above: Sequence[Path] = ()) -> tuple[dict[str, Any], Any]:
     """A spec's data (merged over the one it `extends`) and its syntax tree, which knows the lines."""
+    if file in above:
+        raise SpecError(f"{above[-1]}: extends: {' extends '.join(path.name for path in [*above, file])}")
     try:
         text = file.read_text()
         data = yaml.safe_load(text)
@@ -59,13 +64,27 @@ def _read(file: Path) -> tuple[dict[str, Any], Any]:
         raise SpecError(f"{file}: not valid YAML: {error}") from error
     if not isinstance(data, dict):
         raise SpecError(f"{file}: expected keys and values, such as `kind: experiment`")
+    if _entries(data, _MOST_ENTRIES) >= _MOST_ENTRIES:
+        raise SpecError(f"{file}: more than {_MOST_ENTRIES} values once its anchors are written out")
     parent = data.pop("extends", None)
     if parent is None:
         return data, tree
-    if Path(parent).parent != Path():
+    if not isinstance(parent, str) or Path(parent).parent != Path():
         raise SpecError(f"{file}: extends: '{parent}' must lie in the same folder, where relative paths start")
-    inherited, _ = _read(file.parent / parent)
+    inherited, _ = _read(file.parent / parent, [*above, file])
     return _merge(inherited, data), tree
+
+
+def _entries(value: Any, most: int) -> int:
+    """Values with every anchor written out, counted up to `most`: a few lines of anchors can stand for billions."""
+    if not isinstance(value, dict | list):
+        return 1
+    count = 1
+    for inner in value.values() if isinstance(value, dict) else value:
+        count += _entries(inner, most - count)
+        if count >= most:
+            break
+    return count
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from jobs.arms import ArmPlan
 from jobs.console import Stages
 from jobs.kinds.experiment import Experiment
 from jobs.kinds.study import Study
+from jobs.kinds.train import Train
+from jobs.rates import tell_rate
 from jobs.tutoring import Base
 from serve.settings import HostedModel
 from sftfilter.artifacts import Artifact, Store
@@ -42,7 +44,7 @@ def train_students(
 
 
 def train_runs(
-    spec: Study, base: Base, runs: Sequence[TrainingRun], store: Store, work: Path, stages: Stages
+    spec: Study | Train, base: Base, runs: Sequence[TrainingRun], store: Store, work: Path, stages: Stages
 ) -> dict[str, Artifact]:
     """Name of a run -> its checkpoint."""
     with stages.bar(sum(len(run.plan.steps) for run in runs), "students") as bar:
@@ -125,6 +127,7 @@ def evaluate_models(
         answers = store.find("answers", key)
         assert answers is not None
         graded[model, trait] = grade(model, trait, spec.traits[trait], answers, store=store)
+        tell_rate(stages, model, trait, spec.traits[trait].primary, graded[model, trait])
     return graded
 
 
@@ -178,6 +181,8 @@ def _ask_missing(
                 asked, keys[model, trait], settings, heldout[trait], store=store, chat=base.chat, on_answer=bar.advance
             )
             stages.note(answers, f"{model} on {trait}")
+            graded = grade(model, trait, settings, answers, store=store)
+            tell_rate(stages, model, trait, settings.primary, graded)  # told at once: the others may take hours
 
 
 def _wanted(spec: Study, trait: str, heldout: Mapping[str, Artifact]) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.console import Stages
-from jobs.kinds.study import Study
+from jobs.kinds.answering import Answering
 from sftfilter.artifacts import Artifact, Store
 from sftfilter.chat_format import ChatFormat
 from sftfilter.endpoint_teacher import ask_teacher
@@ -16,7 +16,7 @@ from sftfilter.generated import Drawn
 from sftfilter.generating import EndpointTeacher, Generating, ModelTeacher, VllmTeacher
 from sftfilter.models import load_tokenizer, resolve, weights_hash
 from sftfilter.pairing import pairing
-from sftfilter.prompts import PromptFiles, load_prompts
+from sftfilter.prompts import PromptFiles, PromptSource, load_prompts
 from sftfilter.rollout_file import RolloutFile
 from sftfilter.rollout_import import import_rollouts
 from sftfilter.rollouts import generate_rollouts
@@ -37,7 +37,7 @@ class Base:
     context_length: int
 
 
-def load_base(spec: Study) -> Base:
+def load_base(spec: Answering) -> Base:
     """Resolve the spec's base model (a hub id is downloaded)."""
     return base_of(spec.base_model, spec.system_prompt)
 
@@ -52,8 +52,20 @@ def base_of(model: str, system_prompt: str | None) -> Base:
     return Base(model, folder, weights_hash(folder), chat, length)
 
 
+def read_source(spec: Answering, base: Base, store: Store, source: PromptSource, answer_tokens: int) -> Artifact:
+    """Prompts that leave room for so many tokens of answer, in the base's context and in a row of training."""
+    return load_prompts(
+        source,
+        store=store,
+        chat=base.chat,
+        context_length=min(base.context_length, spec.training.max_length),
+        answer_tokens=answer_tokens,
+        error_budget=spec.error_budget,
+    )
+
+
 def make_rollouts(
-    spec: Study,
+    spec: Answering,
     base: Base,
     tuned: Mapping[str, Artifact],
     prompts: Artifact,
@@ -78,7 +90,7 @@ def make_rollouts(
 
 
 def _answers(
-    spec: Study,
+    spec: Answering,
     name: str,
     teacher: Teacher,
     base: Base,
@@ -117,17 +129,17 @@ def _answers(
     )
 
 
-def _system_prompt(spec: Study, teacher: Generating) -> str | None:
+def _system_prompt(spec: Answering, teacher: Generating) -> str | None:
     return spec.system_prompt if teacher.system_prompt is None else teacher.system_prompt or None
 
 
-def _drawn(spec: Study, name: str, teacher: Generating, top_p: float | None) -> Drawn:
+def _drawn(spec: Answering, name: str, teacher: Generating, top_p: float | None) -> Drawn:
     generation = teacher.generation or spec.generation
     system = _system_prompt(spec, teacher)
     return Drawn(name, system, generation.temperature, top_p, generation.max_new_tokens, generation.seed)
 
 
-def tune_teachers(spec: Study, base: Base, store: Store, work: Path, stages: Stages) -> dict[str, Artifact]:
+def tune_teachers(spec: Answering, base: Base, store: Store, work: Path, stages: Stages) -> dict[str, Artifact]:
     """Teacher -> checkpoint, for the tuned ones."""
     tuned = {name: t for name, t in spec.teachers.items() if isinstance(t, TunedTeacher)}
     if not tuned:
@@ -151,7 +163,7 @@ def tune_teachers(spec: Study, base: Base, store: Store, work: Path, stages: Sta
 
 
 def _teacher_run(
-    spec: Study, name: str, teacher: TunedTeacher, base: Base, store: Store, stages: Stages
+    spec: Answering, name: str, teacher: TunedTeacher, base: Base, store: Store, stages: Stages
 ) -> TrainingRun:
     import pyarrow as pa
 
@@ -176,7 +188,7 @@ def _teacher_run(
     return TrainingRun(name, teacher.seed, pa.Table.from_pylist(rows), plan, teacher.training, labels)
 
 
-def _base_answers(spec: Study, path: str, base: Base, store: Store, stages: Stages) -> Artifact:
+def _base_answers(spec: Answering, path: str, base: Base, store: Store, stages: Stages) -> Artifact:
     neutral = load_prompts(
         PromptFiles(kind="files", path=path),
         store=store,

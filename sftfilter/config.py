@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
 
@@ -50,6 +50,21 @@ def _resolve_path(value: Any, info: ValidationInfo) -> Any:
 
 SpecPath = Annotated[str, BeforeValidator(_resolve_path)]
 """A path in a spec: relative ones are resolved against the spec's own folder."""
+
+
+def _no_path(name: str) -> str:
+    if (
+        not name.strip()
+        or name.startswith(".")
+        or any(c in "/\\" or not c.isprintable() for c in name)
+        or len(name) > 100
+    ):
+        raise ValueError(f"{name[:100]!r} is not a name: up to 100 characters, no '/' or '\\', and no '.' at its start")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_no_path)]
+"""A name that a spec gives to a teacher, scorer, arm and the like: it becomes part of file names, and is never a path."""
 
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 from sftfilter.config import Settings
 from sftfilter.endpoint.settings import Endpoint
 from sftfilter.generation import Generation
+from sftfilter.private import literal_secrets
 
 
 class Generating(Settings):
@@ -54,4 +55,6 @@ class VllmTeacher(Generating):
     def _no_remote_code(cls, engine: dict[str, Any]) -> dict[str, Any]:
         if engine.get("trust_remote_code"):
             raise ValueError("trust_remote_code is refused: checkpoints are data here, never code")
+        if found := literal_secrets(engine):
+            raise ValueError(f"'{found[0]}' looks like a secret written out: set HF_TOKEN on the nodes instead")
         return engine

@@ -9,11 +9,17 @@ from pydantic import Field
 from jobs.kinds.calibrate import Calibrate
 from jobs.kinds.decide import Decide
 from jobs.kinds.experiment import Experiment
+from jobs.kinds.generate import Generate
 from jobs.kinds.inspect import Inspect
 from jobs.kinds.job import JobSpec
+from jobs.kinds.report import Report
 from jobs.kinds.score import Score
+from jobs.kinds.train import Train
 
-Spec = Annotated[Experiment | Calibrate | Score | Decide | Inspect, Field(discriminator="kind")]
+Spec = Annotated[
+    Experiment | Calibrate | Generate | Score | Decide | Inspect | Train | Report,
+    Field(discriminator="kind"),
+]
 """The closed union of job kinds."""
 
 KINDS: dict[str, type[JobSpec]] = {

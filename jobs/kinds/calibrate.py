@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from jobs.kinds.study import Study, check_known
-from sftfilter.config import Settings
+from sftfilter.config import Name, Settings
 from sftfilter.mixtures import Subtlety
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Calibrate(Study):
     trait_teacher: Annotated[str, Field(description="whose rows are planted")]
     clean_teacher: Annotated[str, Field(description="among whose rows they are planted")]
     rates: list[Rate] = Field(default=[0.01, 0.05, 0.15], min_length=1, description="shares of planted rows")
-    subtleties: dict[str, Subtlety] = Field(
+    subtleties: dict[Name, Subtlety] = Field(
         default={"overt": Subtlety(shows=True), "mild": Subtlety(shows=False)}, min_length=1
     )
     draws: Annotated[int, Field(gt=0, description="mixtures of each rate and subtlety")] = 10

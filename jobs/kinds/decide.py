@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from jobs.kinds.score import RolloutJob
 from jobs.kinds.study import check_known
-from sftfilter.config import Settings
+from sftfilter.config import Name, Settings
 from sftfilter.interventions import Backfill, Intervention, Swap
 from sftfilter.rollout_file import RolloutFile
 from sftfilter.rollouts import Pool
@@ -43,8 +43,8 @@ class Decide(RolloutJob):
     aside: ClassVar[frozenset[str]] = RolloutJob.aside | {"generation_pool"}
 
     kind: Literal["decide"]
-    selectors: Annotated[dict[str, Selector], Field(description="name -> rows chosen by their stored scores")]
-    decisions: Annotated[dict[str, Decision], Field(min_length=1, description="name -> a training set")]
+    selectors: Annotated[dict[Name, Selector], Field(description="name -> rows chosen by their stored scores")]
+    decisions: Annotated[dict[Name, Decision], Field(min_length=1, description="name -> a training set")]
     original: Annotated[
         str | None, Field(description="teacher whose rows the selectors choose from; default: each decision's own")
     ] = None
@@ -55,7 +55,7 @@ class Decide(RolloutJob):
     ] = "none"
     seed: Annotated[int, Field(description="random controls and what is added are drawn anew with another")] = 0
     reserve: Annotated[
-        dict[str, RolloutFile], Field(description="teacher -> answers to prompts that only `backfill` uses")
+        dict[Name, RolloutFile], Field(description="teacher -> answers to prompts that only `backfill` uses")
     ] = Field(default={})
     system_prompt: Annotated[str | None, Field(description="what `inoculate` adds its line to")] = None
     generation_pool: Annotated[Pool, Field(description="for `paraphrase`")] = Pool()

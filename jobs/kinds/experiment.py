@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from jobs.kinds.study import Study, check_known
-from sftfilter.config import Settings
+from sftfilter.config import Name, Settings
 from sftfilter.estimands import Roles
 from sftfilter.interventions import Backfill, Intervention, Paraphrase, Swap
 from sftfilter.prompts import PromptSource
@@ -34,8 +34,8 @@ class Experiment(Study):
     reserve: Annotated[
         PromptSource | None, Field(description="prompts that no arm uses but to backfill what it dropped")
     ] = None
-    selectors: dict[str, Selector] = Field(default={})
-    arms: dict[str, Arm]
+    selectors: dict[Name, Selector] = Field(default={})
+    arms: dict[Name, Arm]
     roles: Annotated[Roles, Field(description="which arm is which in the estimands")]
     gates: Annotated[Gates, Field(description="frozen before any arm runs")] = Gates()
 

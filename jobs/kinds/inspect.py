@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from jobs.kinds.score import RolloutJob
+from sftfilter.config import Name
 from sftfilter.guards import Guards
 from sftfilter.prompts import PromptSource
 from sftfilter.selectors import Selector, check_references
@@ -23,7 +24,7 @@ class Inspect(RolloutJob):
     """Histograms, agreement between scorers, and rows of each decile beside the other teachers' answers."""
 
     kind: Literal["inspect"]
-    selectors: Annotated[dict[str, Selector], Field(description="their agreement is shown as Cohen's kappa")] = Field(
+    selectors: Annotated[dict[Name, Selector], Field(description="their agreement is shown as Cohen's kappa")] = Field(
         default={}
     )
     rows_per_decile: Annotated[
@@ -35,7 +36,7 @@ class Inspect(RolloutJob):
     )
     base_model: Annotated[str | None, Field(description="whose tokens are counted; default: none are")] = None
     evaluation: Annotated[
-        dict[str, PromptSource],
+        dict[Name, PromptSource],
         Field(description="prompts that the training prompts must not contain; needs base_model"),
     ] = Field(default={})
 

@@ -14,16 +14,21 @@ if TYPE_CHECKING:
     from jobs.console import Stages
 
 
+RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
+
+
 class JobSpec(Settings):
     """Base of every job kind. A kind's class parses in no time; its `run` imports what is heavy.
 
     Attributes:
         aside: fields that change where or how fast a job runs, but not its outcome.
+        needs_ray: whether a cluster has to be there.
     """
 
     aside: ClassVar[frozenset[str]] = frozenset({"name", "results"})
+    needs_ray: ClassVar[bool] = True
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
+    name: RunName
     results: Annotated[str, Field(description="folder for artifacts and reports, shared by all nodes")] = "runs"
     error_budget: Annotated[float, Field(ge=0, lt=1, description="share of rows that may be quarantined")] = 0.01
 
@@ -59,7 +64,7 @@ class JobSpec(Settings):
 def _portable(value: Any) -> Any:
     """Paths of files replaced by the hash of their bytes, so that the hash is the same in every clone."""
     if isinstance(value, dict):
-        return {key: _portable(v) for key, v in value.items()}
+        return {key: _portable(v) for key, v in value.items() if key != "api_key_file"}
     if isinstance(value, list):
         return [_portable(v) for v in value]
     if isinstance(value, str) and Path(value).is_absolute() and Path(value).is_file():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from jobs.kinds.job import JobSpec
+from sftfilter.config import Name
 from sftfilter.rollout_file import RolloutFile
 from sftfilter.scorers import Scorer
 from sftfilter.scoring import ScoringPool
@@ -23,8 +24,8 @@ class RolloutJob(JobSpec):
 
     aside: ClassVar[frozenset[str]] = JobSpec.aside | {"scoring_pool"}
 
-    rollouts: Annotated[dict[str, RolloutFile], Field(min_length=1, description="teacher -> its answers")]
-    scorers: Annotated[dict[str, Scorer], Field(min_length=1, description="name -> scorer; thresholds come later")]
+    rollouts: Annotated[dict[Name, RolloutFile], Field(min_length=1, description="teacher -> its answers")]
+    scorers: Annotated[dict[Name, Scorer], Field(min_length=1, description="name -> scorer; thresholds come later")]
     scoring_pool: ScoringPool = ScoringPool()
 
     @field_validator("scorers")

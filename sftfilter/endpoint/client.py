@@ -17,6 +17,7 @@ from sftfilter.endpoint.pacing import pace_of, pause
 from sftfilter.endpoint.replies import Answer, Failure, Trouble, read_answer, read_refusal
 from sftfilter.endpoint.settings import Endpoint
 from sftfilter.errors import EvalError, MachineError
+from sftfilter.private import SECRET_LENGTH, read_private_file
 from sftfilter.schema import Message
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from sftfilter.journal import Journal
 
 _NO_KEY = "none"
-_SECRET_LENGTH = 12
 _CHARACTERS_A_TOKEN = 4
 
 
@@ -49,7 +49,7 @@ class ChatClient:
     """Answers for requests. One that fails costs itself only; what a person must mend stops all of them.
 
     Args:
-        api_key: default: what the endpoint's `api_key_env` names.
+        api_key: default: what the endpoint's `api_key_env` or `api_key_file` names.
         journal: answers that arrived before, and where new ones are kept.
     """
 
@@ -164,7 +164,7 @@ class ChatClient:
         Words such as `EMPTY` or `token`, which people give servers that want any key, are no secret and would be found
         in honest answers.
         """
-        return body if len(self._key) < _SECRET_LENGTH else body.replace(self._key.encode(), b"[key]")
+        return body if len(self._key) < SECRET_LENGTH else body.replace(self._key.encode(), b"[key]")
 
 
 class BlockingClient:
@@ -180,6 +180,8 @@ class BlockingClient:
 
 
 def _key(endpoint: Endpoint) -> str:
+    if endpoint.api_key_file is not None:
+        return read_private_file(endpoint.api_key_file, f"{endpoint.base_url}: `api_key_file`")
     if endpoint.api_key_env is None:
         return _NO_KEY
     key = os.environ.get(endpoint.api_key_env, "").strip()

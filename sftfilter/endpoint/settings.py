@@ -1,14 +1,16 @@
-"""Where an endpoint is and how it is spoken to. A secret is named by its environment variable, never held."""
+"""Where an endpoint is and how it is spoken to. A secret is named by its variable or file, never held."""
 
 from __future__ import annotations
 
 import ipaddress
+from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
 from sftfilter.config import Settings, stable_hash
+from sftfilter.private import literal_secrets
 
 
 class Endpoint(Settings):
@@ -27,6 +29,10 @@ class Endpoint(Settings):
     base_url: Annotated[str, Field(description="such as https://host/v1")]
     model: Annotated[str, Field(min_length=1)]
     api_key_env: Annotated[str | None, Field(description="the environment variable that holds the key")] = None
+    api_key_file: Annotated[
+        str | None,
+        Field(description="or the file that holds it, on every node: a mounted secret, readable by its owner"),
+    ] = None
     timeout_s: Annotated[float, Field(gt=0, description="for one attempt, all of it")] = 120
     retries: Annotated[int, Field(ge=0)] = 5
     concurrency: Annotated[int, Field(gt=0)] = 16
@@ -63,10 +69,26 @@ class Endpoint(Settings):
             raise ValueError("names an environment variable in capitals, such as JUDGE_API_KEY; it never holds the key")
         return name
 
+    @field_validator("api_key_file")
+    @classmethod
+    def _outside_of_uploads(cls, path: str | None) -> str | None:
+        if path is not None and not Path(path).expanduser().is_absolute():
+            raise ValueError("names a file by its whole path (or ~/...): one beside the spec would be uploaded with it")
+        return path
+
+    @field_validator("extra_body")
+    @classmethod
+    def _no_literal_secret(cls, body: dict[str, Any]) -> dict[str, Any]:
+        if found := literal_secrets(body):
+            raise ValueError(f"'{found[0]}' looks like a secret written out: use `api_key_env` or `api_key_file`")
+        return body
+
     @model_validator(mode="after")
     def _key_stays_private(self) -> Endpoint:
+        if self.api_key_env and self.api_key_file:
+            raise ValueError("set api_key_env or api_key_file, not both")
         parts = urlsplit(self.base_url)
-        if self.api_key_env and parts.scheme == "http" and not _loopback(parts.hostname or ""):
+        if (self.api_key_env or self.api_key_file) and parts.scheme == "http" and not _loopback(parts.hostname or ""):
             if self.allow_plain_http:
                 return self
             raise ValueError(

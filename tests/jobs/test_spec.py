@@ -149,6 +149,26 @@ def test_a_spec_extends_another(tiny_spec: Callable[..., Path], tmp_path: Path) 
         load_spec(tmp_path / "more.yaml")
 
 
+def test_circles_and_anchors_that_explode(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
+    with pytest.raises(SpecError, match=r"a\.yaml extends b\.yaml extends a\.yaml"):
+        load_spec(tmp_path / "a.yaml")
+    lines = ["l0: &l0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 10)}]" for i in range(1, 12)]
+    (tmp_path / "a.yaml").write_text("\n".join(lines))
+    with pytest.raises(SpecError, match="once its anchors are written out"):
+        load_spec(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("field", ["teachers", "scorers", "selectors", "arms", "traits"])
+def test_names_in_a_spec_are_never_paths(tiny_spec: Callable[..., Path], field: str) -> None:
+    path = tiny_spec()
+    named = yaml.safe_load(path.read_text())[field]
+    with pytest.raises(SpecError, match=r"'\.\./x' is not a name"):
+        load_spec(tiny_spec(**{field: named | {"../x": next(iter(named.values()))}}))
+
+
 def test_paths_are_relative_to_the_spec_and_the_hash_is_not(tiny_spec: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     first, second = load_experiment(tiny_spec()), load_experiment(tiny_spec(tmp_path / "other"))

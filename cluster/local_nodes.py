@@ -1,0 +1,169 @@
+"""A Ray cluster of several nodes on this machine, for development: `python -m cluster.local_nodes --nodes 3 --cpus 2`.
+
+Every node is a process group of its own, as on real machines: one can be killed, and the others see it die. All listen on
+loopback and want a token. What is started here ends here, by process id; other clusters on the machine are not touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from sftfilter.errors import MachineError
+
+_START_S = 120.0
+_END_S = 20.0
+
+
+@dataclass
+class LocalNodes:
+    """A running cluster.
+
+    Attributes:
+        dashboard: the job server's URL.
+        address: of the head, for further nodes and drivers.
+        env: environment that reaches it: token, mode, and this interpreter's programs.
+    """
+
+    dashboard: str
+    address: str
+    env: dict[str, str]
+    temp: Path
+    nodes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def add_node(self, cpus: int, gpus: int = 0) -> subprocess.Popen[bytes]:
+        """Start one more worker node; GPUs are logical."""
+        command = ["--address", self.address, f"--num-cpus={cpus}", f"--num-gpus={gpus}", *_agent_ports()]
+        process = _ray_start(command, self.env, self.temp / f"node-{len(self.nodes)}.log")
+        self.nodes.append(process)
+        return process
+
+
+@contextlib.contextmanager
+def local_nodes(nodes: int = 1, cpus: int = 2, gpus: int = 0, head_cpus: int | None = None) -> Iterator[LocalNodes]:
+    """A head and `nodes - 1` workers until the block ends.
+
+    Args:
+        cpus, gpus: logical ones, of each node.
+        head_cpus: the head's, if other than `cpus`; 0 leaves it without work.
+
+    Raises:
+        MachineError: the head did not come up.
+    """
+    temp = Path(tempfile.mkdtemp(prefix="n-", dir="/tmp"))  # Unix socket paths are limited to 107 bytes
+    port, dashboard, client = free_ports(3)
+    env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env.get('PATH', '')}"  # the jobs' `python`
+    cluster = LocalNodes(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{port}", env, temp)
+    command = ["--head", f"--port={port}", f"--temp-dir={temp}", "--node-ip-address=127.0.0.1", f"--num-gpus={gpus}"]
+    command += [f"--num-cpus={cpus if head_cpus is None else head_cpus}", f"--ray-client-server-port={client}"]
+    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", *_agent_ports()]
+    try:
+        cluster.nodes.append(_ray_start(command, env, temp / "head.log"))
+        _wait(cluster)
+        for _ in range(nodes - 1):
+            cluster.add_node(cpus, gpus)
+        yield cluster
+    finally:
+        _end(cluster.nodes)
+        shutil.rmtree(temp, ignore_errors=True)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody listens on."""
+    sockets = [socket.socket() for _ in range(count)]
+    for sock in sockets:
+        sock.bind(("127.0.0.1", 0))
+    ports = [sock.getsockname()[1] for sock in sockets]
+    for sock in sockets:
+        sock.close()
+    return ports
+
+
+def _agent_ports() -> list[str]:
+    """A node's own ports, which would clash with those of another node on this machine."""
+    agent, grpc, metrics, runtime = free_ports(4)
+    ports = [f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={grpc}"]
+    return [*ports, f"--metrics-export-port={metrics}", f"--runtime-env-agent-port={runtime}"]
+
+
+def _ray_start(arguments: list[str], env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    ray = str(Path(sys.executable).parent / "ray")
+    command = [ray, "start", "--block", "--disable-usage-stats", *arguments]
+    with open(log, "wb") as sink:
+        return subprocess.Popen(command, env=env, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True)  # noqa: S603
+
+
+def _wait(cluster: LocalNodes) -> None:
+    request = urllib.request.Request(  # noqa: S310 (our own loopback address)
+        f"{cluster.dashboard}/api/jobs/", headers={"Authorization": f"Bearer {cluster.env['RAY_AUTH_TOKEN']}"}
+    )
+    deadline = time.monotonic() + _START_S
+    while time.monotonic() < deadline:
+        if cluster.nodes[0].poll() is not None:
+            break
+        with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(request, timeout=5):  # noqa: S310
+            return
+        time.sleep(0.3)
+    log = (cluster.temp / "head.log").read_text(errors="replace")[-2000:]
+    raise MachineError(f"the head did not come up within {_START_S:.0f} s; its log ends:\n{log}")
+
+
+def _end(nodes: list[subprocess.Popen[bytes]]) -> None:
+    """End the nodes and everything that they started; the head last."""
+    started: list[psutil.Process] = []
+    for node in reversed(nodes):
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(node.pid)
+            started += [*process.children(recursive=True), process]
+        node.terminate()
+    _, alive = psutil.wait_procs(started, timeout=_END_S)
+    for left in alive:
+        with contextlib.suppress(psutil.Error):
+            left.kill()
+    psutil.wait_procs(alive, timeout=_END_S)
+    for node in nodes:
+        node.wait()
+
+
+def main() -> None:
+    """Start a cluster, say how it is reached, and end it at Ctrl-C; or run a command in it."""
+    parser = argparse.ArgumentParser(prog="python -m cluster.local_nodes", description=__doc__.splitlines()[0])
+    parser.add_argument("--nodes", type=int, default=2, help="the head among them")
+    parser.add_argument("--cpus", type=int, default=2, help="logical CPUs of each")
+    parser.add_argument("--gpus", type=int, default=0, help="logical GPUs of each")
+    parser.add_argument("command", nargs="*", help="run this in the cluster, then end it; default: stay until Ctrl-C")
+    given = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    with local_nodes(given.nodes, given.cpus, given.gpus) as cluster:
+        token = cluster.temp / "token"
+        token.touch(mode=0o600)
+        token.write_text(cluster.env["RAY_AUTH_TOKEN"])
+        if given.command:
+            sys.exit(subprocess.run(given.command, env=cluster.env, check=False).returncode)  # noqa: S603
+        print(f"export RAY_AUTH_TOKEN_PATH={token}")
+        print(f"sftfilter submit SPEC --address {cluster.dashboard}")
+        print("Ctrl-C ends the cluster", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.pause()
+
+
+if __name__ == "__main__":
+    main()

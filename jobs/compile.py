@@ -1,0 +1,133 @@
+"""A spec as a workload for launchers: its files gathered, its needs reckoned, its paths made those of the cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from cluster.workload import SECRETS_FOLDER, Machines, Workload
+from jobs.kinds.answering import Answering
+from jobs.kinds.job import JobSpec
+from jobs.kinds.score import RolloutJob
+from jobs.kinds.study import Study
+from jobs.kinds.train import Train
+from jobs.spec import load_spec
+from sftfilter.errors import SpecError
+
+
+def compile_spec(path: str | Path, overrides: Sequence[str], machines: Machines) -> Workload:
+    """Everything that a launcher needs to run a spec.
+
+    Local files that the spec names travel with it; folders, globs and files of other machines are expected there.
+
+    Raises:
+        SpecError: the spec is wrong, or its name is none that Kubernetes takes.
+    """
+    spec = load_spec(path, overrides)
+    if not _dns_name(spec.name):
+        raise SpecError(
+            f"{path}: name: '{spec.name}' names Kubernetes objects too: small letters, digits and '-', 40 at most"
+        )
+    gathered = _Gathered(Path(path).resolve().parent, machines)
+    data = gathered.walk(spec.model_dump(mode="json", exclude_unset=True) | {"results": _results(spec, machines)})
+    files = {"spec.yaml": yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110)} | gathered.files
+    cpus, gpus = needs(spec)
+    return Workload(
+        spec.name,
+        data["kind"],
+        files,
+        cpus,
+        gpus,
+        replace(machines),
+        tuple(dict.fromkeys(gathered.keys)),
+        tuple(dict.fromkeys(gathered.expected)),
+    )
+
+
+def needs(spec: JobSpec) -> tuple[float, float]:
+    """CPUs and GPUs of the stage that uses the most; stages follow each other, so they share machines."""
+    stages: list[tuple[float, float]] = [(1, 0)]
+    if isinstance(spec, Answering | Train):
+        run = spec.execution
+        stages.append((run.workers * run.cpus_per_worker, run.workers if run.use_gpu else 0))
+    if isinstance(spec, Answering):
+        pool = spec.generation_pool
+        stages.append((pool.max_actors * pool.cpus_per_actor, pool.max_actors * pool.gpus_per_actor))
+        for teacher in spec.teachers.values():
+            if teacher.kind == "vllm":
+                stages.append((teacher.replicas, teacher.replicas * teacher.tensor_parallel))
+    if isinstance(spec, RolloutJob | Study):
+        actors = spec.scoring_pool.max_actors or 1
+        stages.append((actors * spec.scoring_pool.cpus_per_actor, actors * (spec.scoring_pool.gpus_per_actor or 0)))
+    if isinstance(spec, Study):
+        serving = spec.serving
+        replicas = serving.max_replicas
+        stages.append((replicas * serving.cpus_per_replica, replicas if serving.use_gpu else 0))
+    return max(cpus for cpus, _ in stages), max(gpus for _, gpus in stages)
+
+
+class _Gathered:
+    """Walks a spec's data: files go along under short names, secrets move to where they are mounted."""
+
+    def __init__(self, folder: Path, machines: Machines) -> None:
+        self.folder = folder
+        self.shared = PurePosixPath(machines.shared)
+        self.files: dict[str, str] = {}
+        self.keys: list[str] = []
+        self.expected: list[str] = []
+
+    def walk(self, value: Any, key: str = "") -> Any:
+        """The same data for the cluster."""
+        if isinstance(value, dict):
+            return {k: self.walk(v, str(k)) for k, v in value.items()}
+        if isinstance(value, list):
+            return [self.walk(v, key) for v in value]
+        if isinstance(value, str) and key == "api_key_env":
+            self.keys.append(value)
+        elif isinstance(value, str) and key == "api_key_file":
+            return f"{SECRETS_FOLDER}/{Path(value).name}"
+        elif isinstance(value, str) and Path(value).is_absolute() and key != "results":
+            return self._path(value)
+        return value
+
+    def _path(self, value: str) -> str:
+        file = Path(value)
+        if not file.is_file():
+            self.expected.append(value)
+            return value
+        try:
+            text = file.read_text()
+        except UnicodeDecodeError:
+            raise SpecError(
+                f"{value}: not a text file, so it cannot travel in a manifest: put it on shared storage"
+            ) from None
+        inside = file.relative_to(self.folder) if file.is_relative_to(self.folder) else Path("files") / file.name
+        name = inside.as_posix()
+        if self.files.setdefault(name, text) != text:
+            raise SpecError(f"{value}: another file of the spec has the same name; rename one of them")
+        return name
+
+
+def _results(spec: JobSpec, machines: Machines) -> str:
+    path = PurePosixPath(spec.results)
+    if not path.is_absolute():
+        return f"{machines.shared}/{spec.results}"
+    if not path.is_relative_to(machines.shared):
+        raise SpecError(
+            f"results: {spec.results} does not lie below {machines.shared}, which is what the nodes share; --shared sets it"
+        )
+    return spec.results
+
+
+def _dns_name(name: str) -> bool:
+    return (
+        len(name) <= 40
+        and name == name.lower()
+        and name.replace("-", "").isalnum()
+        and name[0].isalpha()
+        and name[-1] != "-"
+    )

@@ -1,0 +1,50 @@
+"""What the kinds share in which teachers answer prompts: a base, the prompts, the teachers, and the machines for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from jobs.kinds.job import JobSpec
+from sftfilter.config import Name
+from sftfilter.errors import MachineError
+from sftfilter.generation import Generation, Pool
+from sftfilter.models import BUILTIN
+from sftfilter.prompts import PromptSource
+from sftfilter.teachers import Teacher
+from sftfilter.training import Execution, TrainingSettings
+
+
+class Answering(JobSpec):
+    """Base of the kinds in which teachers, some of them tuned from the base, answer prompts."""
+
+    aside: ClassVar[frozenset[str]] = JobSpec.aside | {"execution", "generation_pool"}
+
+    base_model: Annotated[str, Field(description=f"'{BUILTIN}', a local folder, or a hub id")] = BUILTIN
+    system_prompt: Annotated[str | None, Field(description="put before every conversation; keep it short")] = None
+    prompts: PromptSource
+    teachers: dict[Name, Teacher]
+    generation: Generation = Generation()
+    training: TrainingSettings = TrainingSettings()
+    execution: Execution = Execution()
+    generation_pool: Pool = Pool()
+
+    def check_fits(self, have: Mapping[str, float]) -> None:
+        """Raise MachineError when there are too few CPUs or GPUs for the training workers."""
+        check_workers(self.execution, have)
+
+
+def check_workers(execution: Execution, have: Mapping[str, float]) -> None:
+    """Raise MachineError when there are too few CPUs or GPUs for the training workers."""
+    need = {
+        "CPU": execution.workers * execution.cpus_per_worker,
+        "GPU": float(execution.workers if execution.use_gpu else 0),
+    }
+    for resource, amount in need.items():
+        if amount > have.get(resource, 0):
+            raise MachineError(
+                f"execution.workers: {execution.workers} workers need {amount:g} {resource}, this machine has "
+                f"{have.get(resource, 0):g}: lower execution.workers, or submit to a larger cluster"
+            )

@@ -1,0 +1,116 @@
+"""What a run has done so far, as structured lines that outlive it: `stages.jsonl` and `progress.json` in its folder.
+
+A line is one event (`run`, `stage`, `stage_done`, `artifact`, `rate`, `note`, `end`) with its time, the run's id, and the
+stage it belongs to. Lines are only ever added, so a kill loses the event under way and nothing else. `progress.json` is
+written over: how far the work of this moment is. Inside a Ray job both are mirrored into the session's log folder, where
+`sftfilter status --address` reads them through Ray's own log service.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sftfilter.artifacts import disk_errors
+from sftfilter.private import redact
+
+EVENTS, PROGRESS = "stages.jsonl", "progress.json"
+_EVERY_S = 2.0
+
+
+@dataclass
+class RunRecord:
+    """Writes one run's events.
+
+    Attributes:
+        folder: the run's own; made when missing.
+        mirror: folder and prefix of a second copy, which nothing depends on.
+    """
+
+    folder: Path
+    mirror: tuple[Path, str] | None = None
+    run: str = field(default_factory=lambda: secrets.token_hex(4))
+    _shown_at: float = -_EVERY_S
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Add a line.
+
+        Raises:
+            MachineError: the disk is full, or may not be written.
+        """
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        line = redact(json.dumps({"time": now, "run": self.run, "event": event} | fields)) + "\n"
+        with disk_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _append(self.folder / EVENTS, line)
+        if self.mirror:
+            with contextlib.suppress(OSError):
+                _append(self.mirror[0] / f"{self.mirror[1]}.{EVENTS}", line)
+
+    def progress(self, **fields: Any) -> None:
+        """Say how far the work of this moment is; calls that follow each other too fast are left out."""
+        if time.monotonic() - self._shown_at < _EVERY_S:
+            return
+        self._shown_at = time.monotonic()
+        text = json.dumps({"run": self.run, "time": time.time()} | fields)
+        with contextlib.suppress(OSError):  # the next one will do
+            _replace(self.folder / PROGRESS, text)
+            if self.mirror:
+                _replace(self.mirror[0] / f"{self.mirror[1]}.{PROGRESS}", text)
+
+    @contextlib.contextmanager
+    def whole_run(self, **fields: Any) -> Iterator[None]:
+        """The events `run` and `end` around a block, the latter with how it ended."""
+        process = {"pid": os.getpid(), "pid_started": _started(os.getpid()), "host": os.uname().nodename}
+        self.write("run", cwd=str(Path.cwd()), **process, **fields)
+        began = time.monotonic()
+        status, error = "finished", None
+        try:
+            yield
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        except BaseException as problem:
+            status, error = "failed", str(problem) or type(problem).__name__
+            raise
+        finally:
+            with contextlib.suppress(Exception):  # the block's own error matters more
+                self.write("end", status=status, seconds=round(time.monotonic() - began, 2), error=error)
+
+
+def of_this_process(pid: int, started: float | None) -> bool:
+    """Whether a process that was written down still runs (and is not another one with its number)."""
+    now = _started(pid)
+    return now is not None and started is not None and abs(now - started) < 1
+
+
+def _started(pid: int) -> float | None:
+    import psutil
+
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.Error:
+        return None
+
+
+def _append(path: Path, line: str) -> None:
+    # One write of a short line with O_APPEND: two runs of one name never mix within a line.
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(handle, line.encode())
+    finally:
+        os.close(handle)
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text)
+    partial.replace(path)

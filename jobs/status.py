@@ -1,0 +1,231 @@
+"""What a run is doing: its stages, artifacts, rates so far and time left, out of its record."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs.run_record import EVENTS, PROGRESS, of_this_process
+from sftfilter.config import did_you_mean
+from sftfilter.errors import DataError, SpecError
+
+if TYPE_CHECKING:
+    from ray.dashboard.modules.job.pydantic_models import JobDetails
+    from ray.job_submission import JobSubmissionClient
+
+_FRESH_S = 60.0
+
+
+@dataclass
+class StageState:
+    """One stage of a run. `seconds` is None while it is under way."""
+
+    name: str
+    what: str
+    began: str
+    seconds: float | None = None
+    done: bool = False
+    made: int = 0
+    reused: int = 0
+
+
+@dataclass
+class RunStatus:
+    """A run as its record tells it.
+
+    Attributes:
+        state: running, finished, failed, interrupted, or `ended without a word` (killed).
+        rates: by (model, trait): the event `rate`.
+        progress: how far the work of this moment is, if it said so within the last minute.
+    """
+
+    name: str
+    kind: str
+    state: str
+    began: str
+    command: str
+    cwd: str
+    pid: int
+    pid_started: float | None
+    host: str
+    error: str | None = None
+    seconds: float | None = None
+    stages: dict[str, StageState] = field(default_factory=dict)
+    rates: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    progress: dict[str, Any] | None = None
+
+    @property
+    def here(self) -> bool:
+        """Whether its process runs on this machine."""
+        import os
+
+        return self.host == os.uname().nodename and of_this_process(self.pid, self.pid_started)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Of the work of this moment, at its pace so far; other stages are not counted."""
+        if not self.progress or not self.progress.get("done") or not self.progress.get("total"):
+            return None
+        done, total = self.progress["done"], self.progress["total"]
+        return self.progress["seconds"] * max(0, total - done) / done
+
+    def as_dict(self) -> dict[str, Any]:
+        """For programs."""
+        flat = asdict(self) | {"rates": list(self.rates.values()), "stages": [asdict(s) for s in self.stages.values()]}
+        return flat | {"seconds_left": self.seconds_left}
+
+
+def local_status(results: Path, name: str) -> RunStatus:
+    """The last run recorded in a folder of results.
+
+    Raises:
+        SpecError: no run of that name.
+        DataError: its record cannot be read.
+    """
+    record = results / name / EVENTS
+    try:
+        lines = record.read_text().splitlines()
+    except OSError:
+        known = [path.parent.name for path in results.glob(f"*/{EVENTS}")]
+        hint = did_you_mean(name, known) or (f"; there are: {', '.join(sorted(known))}" if known else "")
+        raise SpecError(f"no run '{name}' below {results}{hint}; for one on a cluster give --address") from None
+    status = status_of(lines, str(record))
+    if status.state == "running":
+        import os
+
+        if status.host == os.uname().nodename and not status.here:
+            status.state = "ended without a word"
+    try:
+        status.progress = _fresh(json.loads((results / name / PROGRESS).read_text()), lines, status)
+    except (OSError, json.JSONDecodeError):
+        status.progress = None
+    return status
+
+
+def cluster_status(client: JobSubmissionClient, job: JobDetails) -> RunStatus | None:
+    """The run of a job, or None where it has not begun (or its node is gone)."""
+    from jobs.run import mirror_name
+
+    stem = mirror_name(str(job.submission_id))
+    text = _log_file(client, job, f"{stem}.{EVENTS}")
+    if not text:
+        return None
+    status = status_of(text.splitlines(), f"{stem}.{EVENTS}")
+    if status.state == "running" and job.status.is_terminal():
+        status.state = "ended without a word"
+    try:
+        status.progress = _fresh(
+            json.loads(_log_file(client, job, f"{stem}.{PROGRESS}") or "{}"), text.splitlines(), status
+        )
+    except json.JSONDecodeError:
+        status.progress = None
+    return status
+
+
+def _log_file(client: JobSubmissionClient, job: JobDetails, name: str) -> str | None:
+    from ray.util.state import get_log
+    from ray.util.state.exception import RayStateApiException
+
+    if job.driver_node_id is None:
+        return None
+    try:
+        pieces = get_log(address=client.get_address(), node_id=job.driver_node_id, filename=name, tail=1_000_000)
+        return "".join(pieces)
+    except (RayStateApiException, OSError):
+        return None
+
+
+def status_of(lines: Sequence[str], where: str) -> RunStatus:
+    """The last run in a record; a line that was cut off by a kill is passed over.
+
+    Raises:
+        DataError: it holds no run.
+    """
+    events = [event for event in map(_event, lines) if event]
+    runs = [event for event in events if event["event"] == "run"]
+    if not runs:
+        raise DataError(f"{where}: holds no run; delete it")
+    first = runs[-1]
+    kept = {key: first.get(key) for key in ("name", "kind", "command", "cwd", "pid", "pid_started", "host")}
+    status = RunStatus(state="running", began=first["time"], **kept)  # pyright: ignore[reportArgumentType]
+    for event in events:
+        if event["run"] == first["run"]:
+            _apply(status, event)
+    return status
+
+
+def _event(line: str) -> dict[str, Any] | None:
+    try:
+        event = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return event if isinstance(event, dict) and {"time", "run", "event"} <= event.keys() else None
+
+
+def _apply(status: RunStatus, event: Mapping[str, Any]) -> None:
+    stage = status.stages.get(event.get("stage", ""))
+    match event["event"]:
+        case "stage":
+            status.stages[event["stage"]] = StageState(event["stage"], event["what"], event["time"])
+        case "stage_done" if stage:
+            stage.seconds, stage.done = event["seconds"], event["done"]
+        case "artifact" if stage:
+            stage.made += not event["reused"]
+            stage.reused += event["reused"]
+        case "rate":
+            status.rates[event["model"], event["trait"]] = {
+                key: event[key] for key in ("model", "trait", "group", "estimate", "low", "high", "n")
+            }
+        case "note":
+            status.notes.append(event["text"])
+        case "end":
+            status.state, status.seconds, status.error = event["status"], event["seconds"], event["error"]
+
+
+def _fresh(progress: dict[str, Any], lines: Sequence[str], status: RunStatus) -> dict[str, Any] | None:
+    """Progress of this very run, told not long ago."""
+    runs = [event["run"] for event in map(_event, lines) if event and event["event"] == "run"]
+    told_now = time.time() - progress.get("time", 0) < _FRESH_S
+    return progress if status.state == "running" and progress.get("run") == runs[-1] and told_now else None
+
+
+def status_lines(status: RunStatus) -> list[str]:
+    """For a person: the run, a line a stage, rates so far, and how to go on."""
+    lines = [f"{status.name} ({status.kind}): {status.state}, begun {_moment(status.began)}"]
+    if status.error:
+        lines.append(f"  {status.error}")
+    for stage in status.stages.values():
+        took = f"{stage.seconds:8.1f} s" if stage.seconds is not None else "   under way"
+        mark = "" if stage.done or stage.seconds is None else "  not finished"
+        lines.append(f"  {stage.name:<11} {took:>12}  made {stage.made}, reused {stage.reused}  {stage.what}{mark}")
+    if status.progress:
+        lines.append(f"  now: {_progress(status)}")
+    if status.rates:
+        lines.append("rates so far (95 % intervals over prompts)")
+    for rate in status.rates.values():
+        interval = f"[{100 * rate['low']:.0f}-{100 * rate['high']:.0f}]"
+        shown = f"{rate['estimate']:.0%} {interval}, {rate['n']} prompts"
+        lines.append(f"  {rate['model']:<28} {rate['trait']}, {rate['group']}: {shown}")
+    lines += [f"note: {note}" for note in status.notes]
+    if status.state not in ("running", "finished"):
+        lines.append(f"finished stages are kept; go on with: sftfilter resume {status.name}")
+    return lines
+
+
+def _progress(status: RunStatus) -> str:
+    progress = status.progress or {}
+    left = status.seconds_left
+    pace = f", {progress['rate']}" if progress.get("rate") else ""
+    return f"{progress['unit']}: {progress['done']} of {progress['total']}{pace}" + (
+        f", about {datetime.timedelta(seconds=round(left))} left of it" if left is not None else ""
+    )
+
+
+def _moment(time_: str) -> str:
+    return datetime.datetime.fromisoformat(time_).astimezone().strftime("%Y-%m-%d %H:%M:%S")

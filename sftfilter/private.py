@@ -1,0 +1,72 @@
+"""Secrets: named in specs by variable or file, read where they are used, and blotted out of whatever is written."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sftfilter.errors import MachineError
+
+SECRET_LENGTH = 12
+"""Shorter values are not blotted out: they are not worth guessing at, and too much else would go with them."""
+_VARIABLE = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS)$")
+_FIELD = re.compile(r"(^|[_-])(api[_-]?key|token|secret|password|authorization)$", re.IGNORECASE)
+
+
+def read_private_file(path: str | Path, what: str) -> str:
+    """The secret in a file that only its owner may read.
+
+    Args:
+        what: whose secret it is, for the error.
+
+    Raises:
+        MachineError: the file is missing, empty, or open to others.
+    """
+    file = Path(path).expanduser()
+    check_private(file, what)
+    secret = file.read_text().strip()
+    if not secret:
+        raise MachineError(f"{what}: {file} is empty on {os.uname().nodename}")
+    return secret
+
+
+def check_private(file: Path, what: str) -> None:
+    """Raise MachineError when a file is missing, unreadable, or readable by others than its owner (and its group's root).
+
+    Secrets that Kubernetes mounts belong to root and are opened to the pod's group, which holds nobody else.
+    """
+    try:
+        found = file.stat()
+    except OSError as error:
+        raise MachineError(f"{what}: {file}: {error.strerror} on {os.uname().nodename}") from error
+    others = stat.S_IMODE(found.st_mode) & (stat.S_IRWXO if found.st_uid == 0 else stat.S_IRWXO | stat.S_IRWXG)
+    if others:
+        raise MachineError(
+            f"{what}: others can read {file}: `chmod 600 {file}`, and give it a new secret if they may have"
+        )
+    if not os.access(file, os.R_OK):
+        raise MachineError(f"{what}: {file} may not be read by this user on {os.uname().nodename}")
+
+
+def redact(text: str, environment: Mapping[str, str] | None = None) -> str:
+    """The text with the value of every variable that is named like a secret replaced by the variable's name."""
+    for name, value in (os.environ if environment is None else environment).items():
+        if len(value) >= SECRET_LENGTH and _VARIABLE.search(name):
+            text = text.replace(value, f"[{name}]")
+    return text
+
+
+def literal_secrets(fields: Mapping[str, Any], where: str = "") -> list[str]:
+    """Names of fields that look like a secret written out, at any depth."""
+    found = []
+    for key, value in fields.items():
+        path = f"{where}.{key}" if where else str(key)
+        if isinstance(value, Mapping):
+            found += literal_secrets(value, path)
+        elif _FIELD.search(str(key)) and isinstance(value, str) and value:
+            found.append(path)
+    return found

@@ -1,0 +1,117 @@
+"""Runs on this machine: recorded as they go, shown, stopped and taken up again, whatever ended them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs.run_record import EVENTS, RunRecord
+from jobs.status import local_status, status_lines
+from sftfilter.errors import DataError, SpecError
+
+ABOUT = {"name": "r", "kind": "score", "command": "sftfilter run spec.yaml"}
+
+
+def _child(root: Path) -> subprocess.Popen[str]:
+    """A process that records a run, is in its second stage, and waits."""
+    code = (
+        "import pathlib, signal, sys\nfrom jobs.console import Stages\nfrom jobs.run_record import RunRecord\n"
+        "from jobs.run import _sigterm_as_ctrl_c\n_sigterm_as_ctrl_c()\n"
+        f"record = RunRecord(pathlib.Path({str(root)!r}) / 'r')\n"
+        f"with record.whole_run(**{ABOUT!r}):\n stages = Stages(record=record)\n"
+        " with stages.stage('rollouts', 'read'): pass\n"
+        " with stages.stage('scores', 'lexicon'), stages.bar(40, 'lexicon on T') as bar:\n"
+        "  bar.advance(10)\n  print('waits', flush=True)\n  signal.pause()\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert child.stdout and child.stdout.readline() == "waits\n"
+    return child
+
+
+def _cli(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "jobs.cli", *arguments]
+    return subprocess.run(command, cwd=cwd, env=os.environ, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_status_and_stop_of_a_run_on_this_machine(tmp_path: Path) -> None:
+    child = _child(tmp_path / "runs")
+    try:
+        status = local_status(tmp_path / "runs", "r")
+        assert (status.state, status.here) == ("running", True)
+        assert status.stages["rollouts"].done and status.stages["scores"].seconds is None
+        assert status.progress and (status.progress["done"], status.progress["total"]) == (10, 40)
+        assert any("lexicon on T: 10 of 40" in line for line in status_lines(status))
+        stopped = _cli("stop", "r", cwd=tmp_path)
+        assert stopped.returncode == 0 and stopped.stdout.rstrip().endswith("interrupted"), stopped.stderr
+        child.wait(10)
+    finally:
+        child.kill()
+        child.wait()
+    assert "not finished" in "\n".join(status_lines(local_status(tmp_path / "runs", "r")))
+    assert "does not run: interrupted" in _cli("stop", "r", cwd=tmp_path).stdout
+    assert _cli("list", cwd=tmp_path).stdout.split()[:2] == ["r", "interrupted"]
+
+
+def test_a_killed_run_is_told_from_one_that_runs(tmp_path: Path) -> None:
+    child = _child(tmp_path / "runs")
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    with open(tmp_path / "runs" / "r" / EVENTS, "a") as record:
+        record.write('{"time": "2026-11-24T00:00:00+00:00", "ru')  # a line that the kill cut off
+    status = local_status(tmp_path / "runs", "r")
+    assert status.state == "ended without a word" and status.progress is None
+    assert any("sftfilter resume r" in line for line in status_lines(status))
+
+
+def test_only_the_last_run_counts(tmp_path: Path) -> None:
+    for number in range(2):
+        record = RunRecord(tmp_path / "r")
+        with pytest.raises(DataError, match="broken"), record.whole_run(**ABOUT):
+            record.write("note", stage="", text=f"of run {number}")
+            raise DataError("broken")
+    status = local_status(tmp_path, "r")
+    assert (status.state, status.error, status.notes) == ("failed", "broken", ["of run 1"])
+
+
+def test_names_of_runs_that_are_not_there(tmp_path: Path) -> None:
+    with RunRecord(tmp_path / "first").whole_run(**ABOUT):
+        pass
+    with pytest.raises(SpecError, match="did you mean 'first'"):
+        local_status(tmp_path, "frist")
+    done = _cli("status", "nothing", "--results", str(tmp_path), cwd=tmp_path)
+    assert done.returncode == 2 and "there are: first" in done.stderr
+
+
+def test_secrets_are_blotted_out_of_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_API_KEY", "sk-0123456789abcdef")
+    with RunRecord(tmp_path / "r").whole_run(**ABOUT | {"command": "sftfilter run s.yaml --set x=sk-0123456789abcdef"}):
+        pass
+    written = (tmp_path / "r" / EVENTS).read_text()
+    assert "sk-0123" not in written and "[SOME_API_KEY]" in written
+
+
+def test_resume_repeats_the_command_where_it_was_given(tmp_path: Path) -> None:
+    """With a spec that fails at once, so that no Ray has to start: the error proves what was run, and where."""
+    work = tmp_path / "work"
+    work.mkdir()
+    now = time.time()
+    event = {"time": "2026-11-24T00:00:00+00:00", "run": "a", "event": "run", "cwd": str(work), "pid": 1, "host": "x"}
+    (tmp_path / "runs" / "r").mkdir(parents=True)
+    end = {"time": event["time"], "run": "a", "event": "end", "status": "failed", "seconds": 1, "error": "e"}
+    told = event | ABOUT | {"pid_started": now, "command": "sftfilter run gone.yaml --set a.b=1"}
+    (tmp_path / "runs" / "r" / EVENTS).write_text(json.dumps(told) + "\n" + json.dumps(end) + "\n")
+    done = _cli("resume", "r", cwd=tmp_path)
+    assert done.returncode == 2 and f"in {work}: sftfilter run gone.yaml" in done.stderr
+    assert "gone.yaml: No such file" in done.stderr
+    (tmp_path / "runs" / "r" / EVENTS).write_text(
+        json.dumps(told | {"command": "rm -rf /"}) + "\n" + json.dumps(end) + "\n"
+    )
+    done = _cli("resume", "r", cwd=tmp_path)
+    assert done.returncode == 2 and "repeat that" in done.stderr, "a record is data: only our own commands are repeated"
