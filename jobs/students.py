@@ -5,22 +5,17 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jobs.arms import ArmPlan
 from jobs.console import Stages
 from jobs.kinds.experiment import Experiment
 from jobs.kinds.study import Study
+from jobs.planning import rows_of
 from jobs.tutoring import Base
 from serve.settings import HostedModel
 from sftfilter.artifacts import Artifact, Store
 from sftfilter.evaluation import Asked, answers_key, ask, grade
 from sftfilter.training import TrainingRun, train_all
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from sftfilter.training_plan import TrainingPlan
 
 
 def train_students(
@@ -73,18 +68,6 @@ def _run(spec: Experiment, base: Base, plan: ArmPlan, sources: Sequence[Artifact
     }
     rows = rows_of(plan.plan, [*sources, *([plan.derived] if plan.derived else [])])
     return TrainingRun(plan.student, plan.seed, rows, plan.plan, spec.training, labels)
-
-
-def rows_of(plan: TrainingPlan, sources: Sequence[Artifact]) -> pa.Table:
-    """Columns row_id, messages, completion of the rows that a plan uses, out of tables `rollouts` and `derived`."""
-    import pyarrow as pa
-    import pyarrow.dataset as ds
-
-    used = {row for step in plan.steps for row in step if row is not None}
-    wanted = ds.field("rollout_id").isin(pa.array(sorted(used)))
-    columns = {"row_id": ds.field("rollout_id"), "messages": ds.field("messages"), "completion": ds.field("completion")}
-    files = [a.path / f"{'derived' if a.stage == 'derived' else 'rollouts'}.parquet" for a in sources]
-    return pa.concat_tables([ds.dataset(file).to_table(columns, filter=wanted) for file in files]).sort_by("row_id")
 
 
 def evaluate_all(

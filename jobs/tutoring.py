@@ -9,6 +9,7 @@ from typing import Any
 
 from jobs.console import Stages
 from jobs.kinds.study import Study
+from jobs.planning import supervised_counts
 from sftfilter.artifacts import Artifact, Store
 from sftfilter.chat_format import ChatFormat
 from sftfilter.endpoint_teacher import ask_teacher
@@ -169,11 +170,16 @@ def _teacher_run(
             for r in answers.table("rollouts").to_pylist()
         ]
     ids = [r["row_id"] for r in rows]
+    table = pa.Table.from_pylist(rows)
     plan = make_plan(
-        [(i, i) for i in ids], ids, batch=teacher.training.batch, epochs=teacher.training.epochs, seed=teacher.seed
+        [(i, i) for i in ids],
+        ids,
+        teacher.training,
+        teacher.seed,
+        lambda: supervised_counts(table, base.chat, teacher.training),
     )
     labels = {"role": f"teacher {name}", "parent_model": base.name}
-    return TrainingRun(name, teacher.seed, pa.Table.from_pylist(rows), plan, teacher.training, labels)
+    return TrainingRun(name, teacher.seed, table, plan, teacher.training, labels)
 
 
 def _base_answers(spec: Study, path: str, base: Base, store: Store, stages: Stages) -> Artifact:

@@ -53,13 +53,13 @@ class Study(JobSpec):
     def check_fits(self, have: Mapping[str, float]) -> None:
         """Raise MachineError when there are too few CPUs or GPUs for the training workers."""
         need = {
-            "CPU": self.execution.workers * self.execution.cpus_per_worker,
-            "GPU": float(self.execution.workers if self.execution.use_gpu else 0),
+            "CPU": self.execution.fewest_workers * self.execution.cpus_per_worker,
+            "GPU": float(self.execution.fewest_workers if self.execution.use_gpu else 0),
         }
         for resource, amount in need.items():
             if amount > have.get(resource, 0):
                 raise MachineError(
-                    f"execution.workers: {self.execution.workers} workers need {amount:g} {resource}, this machine has "
+                    f"execution.workers: {self.execution.fewest_workers} workers need {amount:g} {resource}, this machine has "
                     f"{have.get(resource, 0):g}: lower execution.workers, or submit to a larger cluster"
                 )
 
