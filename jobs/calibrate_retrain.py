@@ -172,7 +172,7 @@ def _run(
 ) -> TrainingRun:
     order = pairs.rows["prompt_id"].to_list()
     plan = plan_rows(kept, order, spec.training, seed, base.chat, rollouts)
-    labels = {"arm": arm, "teacher": None, "intervention": None, "parent_model": base.name}
+    labels = {"arm": arm, "teacher": None, "intervention": None, "parent_model": base.name, "spec_hash": spec.spec_hash}
     name = _students(spec, arm)[spec.seeds.index(seed)]
     return TrainingRun(name, seed, rows_of(plan, rollouts), plan, spec.training, labels)
 

@@ -65,6 +65,7 @@ def _run(spec: Experiment, base: Base, plan: ArmPlan, sources: Sequence[Artifact
         "teacher": plan.arm.teacher,
         "intervention": intervention.model_dump() if intervention else None,
         "parent_model": base.name,
+        "spec_hash": spec.spec_hash,
     }
     rows = rows_of(plan.plan, [*sources, *([plan.derived] if plan.derived else [])])
     return TrainingRun(plan.student, plan.seed, rows, plan.plan, spec.training, labels)

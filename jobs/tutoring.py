@@ -178,7 +178,7 @@ def _teacher_run(
         teacher.seed,
         lambda: supervised_counts(table, base.chat, teacher.training),
     )
-    labels = {"role": f"teacher {name}", "parent_model": base.name}
+    labels = {"role": f"teacher {name}", "parent_model": base.name, "spec_hash": spec.spec_hash}
     return TrainingRun(name, teacher.seed, table, plan, teacher.training, labels)
 
 

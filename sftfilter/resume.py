@@ -122,6 +122,7 @@ def find(key: str) -> Found | None:
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         return None
+    assert checkpoint.filesystem is not None
     try:
         with checkpoint.filesystem.open_input_stream(f"{checkpoint.path}/{STATE}") as stream:
             state = ArmState(**json.loads(stream.read()))

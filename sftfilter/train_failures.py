@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sftfilter import errors
 from sftfilter.errors import SftfilterError, TrainingError
+from sftfilter.training_settings import Execution
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
 _NO_ANSWER = ("timed out", "timeout", "watchdog caught collective")
@@ -30,16 +31,12 @@ def out_of_memory(arm: str, step: int, rows: Sequence[str], tokens: int, knobs: 
     )
 
 
-def memory_knobs(micro_batch_tokens: int, gradient_checkpointing: bool, zero_stage: int) -> str:
+def memory_knobs(execution: Execution) -> str:
     """The settings that lower the need for memory, those that are in use already left out."""
-    second = (
-        "execution.zero_stage: 3 and execution.offload"
-        if gradient_checkpointing
-        else "execution.gradient_checkpointing: true"
-    )
-    if gradient_checkpointing and zero_stage == 3:
-        second = "execution.offload"
-    return f"lower execution.micro_batch_tokens (now {micro_batch_tokens}) or set {second}"
+    second = "execution.zero_stage: 3" if execution.zero_stage < 3 else "execution.offload: all"
+    if not execution.gradient_checkpointing:
+        second = "execution.gradient_checkpointing: true"
+    return f"lower execution.micro_batch_tokens (now {execution.micro_batch_tokens}) or set {second}"
 
 
 def check_loss(arm: str, step: int, loss: float, grad_norm: float, rows: Sequence[str], worst: float) -> None:

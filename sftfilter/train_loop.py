@@ -26,6 +26,7 @@ from sftfilter.checkpoint import save_student
 from sftfilter.errors import DataError, SftfilterError, TrainingError
 from sftfilter.models import load_tokenizer
 from sftfilter.packed import Row
+from sftfilter.step_log import StepLog
 from sftfilter.student import Student
 from sftfilter.train_failures import (
     check_loss,
@@ -109,7 +110,17 @@ def _train_arm(
         losses = list(found.state.losses)
         if dist.get_rank() == 0:
             progress.append(work / "progress.jsonl", {"resumed": arm.name, "at": found.state.step})
-    _run_steps(student, arm, losses, execution, work / "progress.jsonl")
+    log = None
+    if dist.get_rank() == 0:
+        facts = {"key": arm.key, "seed": arm.seed, **job["settings"], **job["labels"]}
+        log = StepLog(
+            work / "progress.jsonl", work.parent / "tensorboard", execution.tracking, arm.name, len(arm.plan), facts
+        )
+    try:
+        _run_steps(student, arm, losses, execution, log)
+    finally:
+        if log:
+            log.close()
     student.gather_for_export()
     if dist.get_rank() == 0:
         _export(student, chat, store, job, config, losses, time.monotonic() - began)
@@ -157,38 +168,42 @@ def read_rows(path: Path, chat: ChatFormat, settings: TrainingSettings) -> dict[
     return rows
 
 
-def _run_steps(student: Student, arm: Arm, losses: list[float], execution: Execution, events: Path) -> None:
+def _run_steps(student: Student, arm: Arm, losses: list[float], execution: Execution, log: StepLog | None) -> None:
     """Go on from the step that `losses` has reached."""
     worst = 3 * math.log(len(student.chat.tokenizer))
-    tokens = 0
-    began = saved = time.monotonic()
+    saved = time.monotonic()
     for number in range(len(losses), len(arm.plan)):
+        began = time.monotonic()
         names = [r for r in arm.plan[number] if r is not None]
         batch = [arm.rows[r] for r in names]
-        try:
-            loss, processed = student.step(batch)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            knobs = memory_knobs(execution.micro_batch_tokens, execution.gradient_checkpointing, execution.zero_stage)
-            current = student.micro_batch
-            length = sum(len(batch[i]) for i in current)
-            raise out_of_memory(arm.name, number, [names[i] for i in current], length, knobs) from error
+        wait = time.monotonic() - began
+        rate = float(student.schedule.get_last_lr()[0])
+        loss, processed = _step(student, batch, names, arm.name, number)
         norm = float(student.engine.get_global_grad_norm() or 0.0)
         suspects = names
         if not math.isfinite(loss):  # the same on every worker, so all of them ask
             suspects = [names[i] for i in _gathered(student.bad_rows)] or names
         check_loss(arm.name, number, loss, norm, suspects, worst)
         losses.append(loss)
-        tokens += processed
-        if dist.get_rank() == 0:
-            rate = tokens / (time.monotonic() - began)
-            event = {"arm": arm.name, "step": number + 1, "steps": len(arm.plan), "loss": loss, "tokens_per_s": rate}
-            progress.append(events, event)
+        if log:
+            log.step(number + 1, loss, rate, norm, processed, time.monotonic() - began, wait)
         if number + 1 < len(arm.plan) and _is_due(number + 1, saved, execution, student.device):
             state = resume.ArmState(arm.key, number + 1, dist.get_world_size(), execution.zero_stage, losses)
             resume.save(student, arm.settings, state, {"arm": arm.name, "step": number + 1, "loss": loss})
             saved = time.monotonic()
+
+
+def _step(student: Student, batch: list[Row], names: list[str], arm: str, number: int) -> tuple[float, int]:
+    """A step whose lack of memory is told with the micro-batch that met it."""
+    try:
+        return student.step(batch)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        knobs = memory_knobs(student.execution)
+        current = student.micro_batch
+        length = sum(len(batch[i]) for i in current)
+        raise out_of_memory(arm, number, [names[i] for i in current], length, knobs) from error
 
 
 def _is_due(step: int, saved: float, execution: Execution, device: torch.device) -> bool:

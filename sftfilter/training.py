@@ -121,7 +121,6 @@ def _fit(
     from sftfilter.train_watch import Restarts
 
     progress = work / "progress.jsonl"
-    workers = execution.workers if isinstance(execution.workers, int) else tuple(execution.workers)
     trainer = TorchTrainer(
         _train_on_worker,
         train_loop_config=config,
@@ -129,7 +128,9 @@ def _fit(
             backend="nccl" if execution.use_gpu else "gloo", timeout_s=execution.collective_timeout_s
         ),
         scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=execution.use_gpu, resources_per_worker=worker_resources(execution)
+            num_workers=execution.workers,
+            use_gpu=execution.use_gpu,
+            resources_per_worker=worker_resources(execution),
         ),
         run_config=RunConfig(
             name=place.name,
@@ -156,8 +157,8 @@ def _fit(
     if refused:
         raise refused from error
     if error:
-        knobs = memory_knobs(execution.micro_batch_tokens, execution.gradient_checkpointing, execution.zero_stage)
-        raise readable(error, len(last.get("workers", ())) or execution.most_workers, last, knobs) from error
+        workers = len(last.get("workers", ())) or execution.most_workers
+        raise readable(error, workers, last, memory_knobs(execution)) from error
 
 
 def _train_on_worker(config: dict[str, Any]) -> None:
@@ -202,9 +203,13 @@ def _clear_all_but(work: Path, kept: str) -> None:
 
 def _key(run: TrainingRun, store: Store, base_hash: str, format_hash: str) -> str:
     # The plan names rows by id only, so their texts are hashed beside it.
-    texts = sorted((r["row_id"], r["messages"], r["completion"]) for r in run.rows.to_pylist())
-    inputs = {"base": base_hash, "format": format_hash, "plan": run.plan.hash, "rows": stable_hash(texts)}
+    inputs = {"base": base_hash, "format": format_hash, "plan": run.plan.hash, "rows": data_hash(run.rows)}
     return store.key(STAGE, VERSION, {"training": run.settings.model_dump(mode="json"), "seed": run.seed}, inputs)
+
+
+def data_hash(rows: pa.Table) -> str:
+    """Hash over the ids and texts of rows, whatever their order."""
+    return stable_hash(sorted((r["row_id"], r["messages"], r["completion"]) for r in rows.to_pylist()))
 
 
 def _write_job(work: Path, key: str, run: TrainingRun) -> dict[str, Any]:
@@ -220,4 +225,5 @@ def _write_job(work: Path, key: str, run: TrainingRun) -> dict[str, Any]:
         "settings": run.settings.model_dump(mode="json"),
         "labels": dict(run.labels),
         "plan_hash": run.plan.hash,
+        "data_hash": data_hash(run.rows),
     }

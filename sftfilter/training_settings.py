@@ -59,6 +59,15 @@ class TrainingSettings(Settings):
         return self
 
 
+class Tracking(Settings):
+    """Where curves go: loss, learning rate, gradient norm, tokens/s, memory, data wait."""
+
+    tensorboard: Annotated[bool, Field(description="event files below <results>/<name>/tensorboard")] = True
+    mlflow: Annotated[str | None, Field(description="name of an MLflow experiment (pip install mlflow)")] = None
+    mlflow_uri: Annotated[str | None, Field(description="its server; default: MLFLOW_TRACKING_URI")] = None
+    wandb: Annotated[str | None, Field(description="project of Weights & Biases (pip install wandb)")] = None
+
+
 class Execution(Settings):
     """Workers and memory. Students are the same whatever these are, within float error."""
 
@@ -92,6 +101,8 @@ class Execution(Settings):
     collective_timeout_s: Annotated[
         int, Field(gt=0, description="seconds that workers wait for one that does not answer")
     ] = 1800
+
+    tracking: Tracking = Tracking()
 
     @model_validator(mode="after")
     def _consistent(self) -> Execution:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import signal
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from sftfilter.artifacts import Artifact, Store
 from sftfilter.chat_format import ChatFormat
-from sftfilter.models import load_model
+from sftfilter.models import load_model, load_tokenizer
 from sftfilter.packed import Row
 from sftfilter.train_loop import read_rows
 from sftfilter.training import Execution, Full, Lora, TrainingRun, TrainingSettings, train_all
@@ -173,3 +178,81 @@ def furthest(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor])
 def same_bits(one: Artifact, other: Artifact) -> bool:
     """Whether two students are the same file, bit for bit."""
     return (one.path / "model.safetensors").read_bytes() == (other.path / "model.safetensors").read_bytes()
+
+
+class Killer:
+    """Kills a process of a training once a checkpoint of the arm is whole, then lets it be.
+
+    Args:
+        storage: of the training.
+        arms: each is struck once.
+        strike: is given the workers of the group (rank, host, pid).
+    """
+
+    def __init__(
+        self, storage: Path, arms: Sequence[str], strike: Callable[[Sequence[Mapping[str, Any]]], None]
+    ) -> None:
+        self.storage, self.left, self.strike = storage, list(arms), strike
+        self.events: list[Mapping[str, Any]] = []
+        self._workers: Sequence[Mapping[str, Any]] = ()
+        self.struck_at: dict[str, tuple[int, float]] = {}
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        self.events.append(event)
+        self._workers = event.get("workers", self._workers)
+        if "step" in event and event["arm"] in self.left and self._saved() == event["arm"]:
+            self.left.remove(event["arm"])
+            self.struck_at[event["arm"]] = (event["step"], time.monotonic())
+            self.strike(self._workers)
+
+    def resumed(self) -> dict[str, int]:
+        """Arm -> the step that it went on from."""
+        return {event["resumed"]: event["at"] for event in self.events if "resumed" in event}
+
+    def _saved(self) -> str | None:
+        """The arm whose checkpoint is whole."""
+        for snapshot in self.storage.glob("training/*/checkpoint_manager_snapshot.json"):
+            with contextlib.suppress(ValueError):  # while Ray Train writes it
+                latest = json.loads(snapshot.read_text())["latest_checkpoint_result"]
+                return latest["metrics"]["arm"] if latest else None
+        return None
+
+
+def kill_one(workers: Sequence[Mapping[str, Any]]) -> None:
+    """SIGKILL to the last worker."""
+    os.kill(workers[-1]["pid"], signal.SIGKILL)
+
+
+def gradients_on_worker(config: Mapping[str, Any]) -> None:
+    """Writes the gradients of the first step (mean over supervised tokens, unclipped) of every way to split it."""
+    from deepspeed.utils import safe_get_full_grad
+    from safetensors.torch import save_file
+
+    from sftfilter.student import Student
+
+    torch.set_num_threads(1)
+    chat = ChatFormat(load_tokenizer(config["model"]), config["system_prompt"])
+    settings = TrainingSettings.model_validate(config["settings"])
+    tokens = read_rows(Path(config["rows"]), chat, settings)
+    batch = [tokens[slot] for slot in config["step"]]
+    for zero_stage, micro_batch_tokens in config["ways"]:
+        execution = Execution(zero_stage=zero_stage, micro_batch_tokens=micro_batch_tokens)
+        student = Student(config["model"], settings, execution, config["seed"], 10, chat)
+        kept: dict[str, torch.Tensor] = {}
+        whole_step = student.engine.step
+
+        def step(engine: Any = student.engine, kept: Any = kept, whole_step: Any = whole_step) -> None:
+            if engine.is_gradient_accumulation_boundary():
+                for name, p in engine.module.named_parameters():
+                    if p.requires_grad:
+                        grad = safe_get_full_grad(p)
+                        assert grad is not None
+                        kept[name] = grad.detach().float().clone().contiguous()
+            whole_step()
+
+        student.engine.step = step  # pyright: ignore[reportAttributeAccessIssue]
+        student.step(batch)
+        if torch.distributed.get_rank() == 0:
+            save_file(kept, Path(config["out"]) / f"{zero_stage}-{micro_batch_tokens}.safetensors")
+        student.gather_for_export()
+        student.close()

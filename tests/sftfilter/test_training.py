@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,9 +15,9 @@ from sftfilter.chat_format import ChatFormat
 from sftfilter.errors import DataError, MachineError
 from sftfilter.models import load_model, load_tokenizer
 from sftfilter.packed import packed_loss_sum
-from sftfilter.training import Lora, TrainingRun, TrainingSettings
+from sftfilter.training import TrainingSettings
 from sftfilter.training_plan import TrainingPlan
-from tests.training_case import FULL, LORA, Case, furthest, rows, same_bits, tiny_llama, turn, weights
+from tests.training_case import FULL, LORA, Case, furthest, gradients_on_worker, rows, tiny_llama, turn, weights
 
 TOLERANCE = 1e-5
 
@@ -81,3 +79,133 @@ def weights_of(folder: str) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     return load_file(Path(folder) / "model.safetensors")
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("settings", [FULL, LORA], ids=["full", "lora"])
+def test_gradients_equal_those_of_the_plain_loop(ray_once: None, case: Case, settings: TrainingSettings) -> None:
+    from ray.train import ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from safetensors.torch import load_file
+
+    run = case.run(settings.method.kind, settings)
+    expected = case.oracle(run)[1]
+    out = case.storage / f"gradients-{run.name}"
+    out.mkdir()
+    config = {
+        "model": case.model,
+        "system_prompt": case.chat.system_prompt,
+        "settings": settings.model_dump(),
+        "rows": str(case.storage / f"rows-{run.name}.parquet"),
+        "step": run.plan.steps[0],
+        "seed": run.seed,
+        "ways": [(0, 4096), (1, 40), (2, 40), (2, 4096), (3, 40)],
+        "out": str(out),
+    }
+    TorchTrainer(
+        gradients_on_worker,
+        train_loop_config=config,
+        torch_config=TorchConfig(backend="gloo"),
+        scaling_config=ScalingConfig(num_workers=2, resources_per_worker={"CPU": 1}),
+    ).fit()
+    files = sorted(out.glob("*.safetensors"))
+    assert len(files) == len(config["ways"])
+    for file in files:
+        got = load_file(file)
+        assert set(got) == set(expected)
+        assert furthest(got, expected) < TOLERANCE * max(float(g.abs().max()) for g in expected.values()), file.name
+
+
+def test_a_planted_wrong_mask_is_seen(case: Case, oracle: dict[str, dict[str, torch.Tensor]]) -> None:
+    """What the comparison with the plain loop would find: losses on the prompt, one token late, or without stops."""
+    run = case.run("full", FULL)
+    stop = case.chat.stop_id
+    for wrong in (
+        lambda row: range(1, len(row)),
+        lambda row: [p - 1 for p in row.supervised],
+        lambda row: [p for p in row.supervised if row.ids[p] != stop],
+        lambda row: [p for p in row.supervised if p > row.supervised[-1] - 2],
+    ):
+        assert furthest(case.oracle(run, wrong)[0], oracle["full"]) > 10 * TOLERANCE
+
+
+def test_packed_rows_do_not_see_each_other(case: Case) -> None:
+    model = load_model(case.model, "float32", attn_implementation="eager").eval()
+    some = list(case.rows_of(case.run("packed", FULL)).values())[:4]
+    with torch.no_grad():
+        together = packed_loss_sum(model, some, torch.device("cpu"))
+        apart = sum(float(packed_loss_sum(model, [row], torch.device("cpu"))) for row in some)
+        ids = torch.tensor([[token for row in some for token in row.ids]])
+        starts = [sum(len(r) for r in some[:k]) for k in range(len(some))]
+        at = torch.tensor([start + p for start, row in zip(starts, some, strict=True) for p in row.supervised])
+        mixed = torch.nn.functional.cross_entropy(model(input_ids=ids).logits[0, at - 1], ids[0, at], reduction="sum")
+    assert abs(float(together) - apart) < 1e-3
+    assert abs(float(mixed) - apart) > 0.1, "were they to see each other, the loss would tell"
+
+
+@pytest.mark.ray
+def test_arms_adapters_reuse_and_bad_rows(ray_once: None, case: Case) -> None:
+    settings = LORA.model_copy(update={"epochs": 1, "batch": 6, "precision": "bf16"})
+    first = [case.run("a", settings), case.run("twin", settings), case.run("b", settings, rows()[:7])]
+    made = case.train(first, "arms")
+    assert made["a"].path == made["twin"].path, "equal rows, order and settings are one training"
+    assert made["b"].path != made["a"].path
+    assert (made["a"].path / "adapter" / "adapter_model.safetensors").exists()
+    assert json.loads((made["a"].path / "losses.json").read_text())[-1] < made["a"].meta["first_loss"]
+    pickles = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
+    assert not [f for f in made["a"].path.rglob("*") if f.suffix in pickles], "no pickle in what is exported"
+
+    before = (made["a"].path / "model.safetensors").stat().st_mtime_ns
+    kept = made["b"].path.rename(case.storage / "b")
+    again = case.train([case.run("a", settings), case.run("b", settings, rows()[:7])], "arms")
+    assert (again["a"].path / "model.safetensors").stat().st_mtime_ns == before
+    assert (again["b"].path / "model.safetensors").read_bytes() == (kept / "model.safetensors").read_bytes()
+
+    long = [{"row_id": "long", "messages": [turn("user", "word " * 400)], "completion": "x"}]
+    with pytest.raises(DataError, match=r"row long has \d+ tokens, training\.max_length is 64"):
+        case.train([case.run("long", settings.model_copy(update={"max_length": 64}), long)], "long")
+
+
+@pytest.mark.ray
+def test_workers_that_can_never_be_had_are_refused_at_once(ray_once: None, case: Case) -> None:
+    run = case.run("never", FULL)
+    with pytest.raises(MachineError, match=r"3 workers need 3 CPU, this cluster has 2: lower execution\.workers"):
+        case.train([run], "never", workers=3)
+    with pytest.raises(MachineError, match=r"needs 3 CPU and the largest node of this cluster has 2: lower exec"):
+        case.train([run], "never", workers=1, cpus_per_worker=3)
+    with pytest.raises(MachineError, match=r"needs 1 GPU and the largest node of this cluster has 0: set execution"):
+        case.train([run], "never", workers=1, use_gpu=True)
+
+
+def test_a_loss_that_is_lost_stops_with_step_and_rows(ray_once: None, case: Case) -> None:
+    from sftfilter.errors import TrainingError
+
+    wild = FULL.model_copy(update={"learning_rate": 1e6, "warmup_share": 0.0})
+    with pytest.raises(
+        TrainingError, match=r"arm wild: the (loss|gradient).* at step \d+ \(rows r\d+.*lower training\."
+    ):
+        case.train([case.run("wild", wild)], "wild")
+
+
+def test_other_templates_are_refused_with_both_hashes(ray_once: None, case: Case) -> None:
+    from dataclasses import replace
+
+    from sftfilter.errors import TrainingError
+
+    other = ChatFormat(case.chat.tokenizer, "Another system prompt.")
+    other.__dict__["hash"] = "0123456789abcdef"
+    with pytest.raises(
+        TrainingError,
+        match=rf"hash to {ChatFormat(case.chat.tokenizer, 'Another system prompt.').hash}, the plan's to 0123456789abcdef",
+    ):
+        replace(case, chat=other).train([case.run("other", FULL)], "other")
+
+
+def test_plan_hash_tells_texts_apart(case: Case, tmp_path: Path) -> None:
+    """Rows with the same ids but other texts are another training (ids need not be hashes of the text)."""
+    from sftfilter.training import _key
+
+    store = Store(tmp_path)
+    other = [dict(row, completion="else") for row in rows()]
+    assert _key(case.run("a", FULL), store, "b", "f") != _key(case.run("a", FULL, other), store, "b", "f")
+    assert isinstance(case.run("a", FULL).plan, TrainingPlan)

@@ -1,0 +1,176 @@
+"""Nothing trained is lost beyond the last checkpoint, and what comes of it is the same, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sftfilter.chat_format import ChatFormat
+from sftfilter.errors import TrainingError
+from sftfilter.models import load_tokenizer
+from sftfilter.train_cluster import RunStorage
+from tests.conftest import REPOSITORY
+from tests.training_case import FULL, LORA, Case, Killer, furthest, kill_one, same_bits, tiny_llama, weights
+
+STEPS = 40
+LONG_FULL = FULL.model_copy(update={"epochs": None, "steps": STEPS})
+LONG_LORA = LORA.model_copy(update={"epochs": None, "steps": STEPS})
+
+
+@pytest.fixture(scope="module")
+def ray_once() -> Iterator[None]:
+    """Ray for the whole file; Ray Train looks at its workers ten times as often as by default."""
+    from cluster.local import local_ray
+    from jobs.run import worker_env
+
+    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
+    with local_ray(worker_env(), cpus=2):
+        yield
+    del os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"]
+
+
+@pytest.fixture(scope="module")
+def case(tiny_chat_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    chat = ChatFormat(load_tokenizer(str(tiny_chat_model)), "Be brief.")
+    folder = tmp_path_factory.mktemp("resume")
+    return Case(tiny_llama(folder / "model", chat), chat, folder)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+def test_a_killed_worker_costs_nothing_but_time(ray_once: None, case: Case, zero_stage: int) -> None:
+    """Two arms, each interrupted once by SIGKILL, against two that are not."""
+    runs = [case.run("full", LONG_FULL), case.run("lora", LONG_LORA)]
+    killer = Killer(case.storage / f"broken-{zero_stage}", ["full", "lora"], kill_one)
+    settings: dict[str, Any] = {"workers": 2, "zero_stage": zero_stage, "micro_batch_tokens": 60}
+    broken = case.train(runs, killer.storage.name, killer, checkpoint_every_steps=5, **settings)
+    whole = case.train(runs, f"whole-{zero_stage}", **settings)
+    assert set(killer.resumed()) == {"full", "lora"}
+    for name, step in killer.resumed().items():
+        assert 0 < step <= killer.struck_at[name][0] + 10
+        assert same_bits(broken[name], whole[name])
+        losses = [(artifact[name].path / "losses.json").read_text() for artifact in (broken, whole)]
+        assert losses[0] == losses[1]
+        assert len(json.loads(losses[0])) == STEPS
+    assert any("failed" in event.get("note", "") for event in killer.events), "and people are told"
+    assert not list(killer.storage.glob("training/*/checkpoint_*")), "no checkpoint is left behind"
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_another_number_of_workers_goes_on_and_another_stage_is_refused(
+    ray_once: None, case: Case, zero_stage: int
+) -> None:
+    runs = [case.run("full", LONG_FULL)]
+    killer = Killer(case.storage / f"moved-{zero_stage}", ["full"], kill_one)
+    into = killer.storage.name
+    with pytest.raises(
+        TrainingError, match=r"worker \d died \(arm full, after step \d+ of 40\).*lower execution\.micro"
+    ):
+        case.train(runs, into, killer, workers=2, zero_stage=zero_stage, checkpoint_every_steps=5, max_failures=0)
+    with pytest.raises(
+        TrainingError, match=rf"written with execution\.zero_stage: {zero_stage}.*set it back.*or delete"
+    ):
+        case.train(runs, into, killer, workers=2, zero_stage=zero_stage - 1)
+
+    (checkpoint,) = killer.storage.glob("training/*/checkpoint_*")
+    half = checkpoint.with_name("checkpoint_2099-01-01_00-00-00.000000")  # later, and never finished
+    half.mkdir()
+    state = (checkpoint / "state.json").read_text()
+    (half / "state.json").write_text(state.replace('"step": ', '"step": 3'))
+    moved = case.train(runs, into, killer, workers=3, zero_stage=zero_stage, cpus_per_worker=0.5)
+    assert killer.resumed()["full"] == json.loads(state)["step"] > 0
+    whole = case.train(runs, f"straight-{zero_stage}", workers=1, zero_stage=zero_stage)
+    assert furthest(weights(moved["full"]), weights(whole["full"])) < 1e-5
+
+
+@pytest.mark.ray
+def test_a_killed_driver_goes_on_from_the_last_checkpoint(ray_once: None, case: Case) -> None:
+    """SIGKILL to the process that started it all, Ray with it; the same call goes on, here in another cluster."""
+    runs = [case.run("full", LONG_FULL)]
+    into = "driver"
+    killer = Killer(case.storage / into, ["full"], lambda _: os.kill(driver.pid, signal.SIGKILL))
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "tests.training_driver", case.model, str(case.storage), into, str(STEPS)],
+        cwd=REPOSITORY,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert driver.stdout is not None
+    for line in driver.stdout:
+        killer(json.loads(line))
+    assert driver.wait() == -signal.SIGKILL
+    resumed = case.train(runs, into, killer, workers=2)
+    assert killer.resumed()["full"] > 0
+    assert same_bits(resumed["full"], case.train(runs, "no-kill", workers=2)["full"])
+
+
+@pytest.mark.ray
+def test_a_lost_node_leaves_fewer_workers_that_go_on(case: Case) -> None:
+    """Two nodes with a worker each; one is removed in mid-arm, and the other finishes alone."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.lost_node", case.model, str(case.storage), "node", str(STEPS)],
+        cwd=REPOSITORY,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["groups"] == [2, 1]
+    assert told["resumed"]["full"] > 0
+    assert told["furthest"] < 1e-5
+
+
+def test_what_killed_runs_leave_is_dropped(tmp_path: Path) -> None:
+    place = RunStorage(str(tmp_path), "run")
+    said: list[str] = []
+    place.tidy(lambda note: said.append(note["note"]))
+    folder = tmp_path / "run"
+    for name in ("checkpoint_1", "checkpoint_2"):
+        (folder / name).mkdir(parents=True)
+    snapshot = folder / "checkpoint_manager_snapshot.json"
+    snapshot.write_text(json.dumps({"checkpoint_results": [{"checkpoint_dir_name": "checkpoint_1"}]}))
+    place.tidy(lambda note: said.append(note["note"]))
+    assert {path.name for path in folder.glob("checkpoint_?")} == {"checkpoint_1"}, "the other one was half-written"
+    assert not said
+
+    snapshot.write_text(snapshot.read_text()[:-9])  # Ray Train was killed while it wrote
+    place.tidy(lambda note: said.append(note["note"]))
+    assert not list(folder.iterdir())
+    assert "damaged; the arm in progress starts over" in said[0]
+    snapshot.write_text(json.dumps({"checkpoint_results": [{"checkpoint_dir_name": "checkpoint_gone"}]}))
+    place.tidy(lambda note: said.append(note["note"]))
+    assert not snapshot.exists()
+    place.clear()
+    assert not folder.exists()
+
+
+def test_shards_with_code_in_them_are_not_run(tmp_path: Path) -> None:
+    """A pickle that calls something is refused, though DeepSpeed asks torch for no restriction."""
+    import pickle
+
+    import torch
+
+    from sftfilter.resume import _tensors_only
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (os.mkdir, (str(tmp_path / "made"),))
+
+    torch.save({"evil": Evil()}, tmp_path / "evil.pt")
+    with _tensors_only(), pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / "evil.pt", weights_only=False)
+    assert not (tmp_path / "made").exists()
