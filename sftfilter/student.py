@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import deepspeed
@@ -102,17 +104,15 @@ class Student:
         dist.all_reduce(total)
         return float(total) / supervised, sum(lengths)
 
-    def gather_for_export(self) -> None:
-        """Make every rank hold whole weights (ZeRO-3 shards them)."""
-        if self.execution.zero_stage == 3:
-            params = list(self.model.parameters())
-            self._gathered = deepspeed.zero.GatheredParameters(params)
-            self._gathered.__enter__()
+    @contextmanager
+    def whole_weights(self) -> Iterator[None]:
+        """While it lasts, every rank holds whole weights (ZeRO-3 shards them). All ranks enter it."""
+        sharded = list(self.model.parameters()) if self.execution.zero_stage == 3 else []
+        with deepspeed.zero.GatheredParameters(sharded, enabled=bool(sharded)):
+            yield
 
     def close(self) -> None:
         """Free the engine; the process group stays for the next arm."""
-        if self.execution.zero_stage == 3:
-            self._gathered.__exit__(None, None, None)
         self.engine.destroy()
         del self.engine, self.model
 

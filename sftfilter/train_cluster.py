@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sftfilter.errors import MachineError
+from sftfilter.reading.places import complete, filesystem
 from sftfilter.training_settings import Execution
 
 if TYPE_CHECKING:
@@ -67,14 +67,9 @@ class RunStorage:
     """Where Ray Train keeps its snapshot and the checkpoints within an arm: a shared folder or a bucket."""
 
     def __init__(self, place: str, name: str) -> None:
-        from pyarrow.fs import FileSystem, LocalFileSystem
-
         self.name = name
-        if "://" in place:
-            self.filesystem, self.root = FileSystem.from_uri(place)
-        else:
-            self.filesystem, self.root = LocalFileSystem(), str(Path(place).expanduser().resolve())
-        assert self.filesystem is not None
+        self.filesystem, root = filesystem(complete(place))
+        self.root = root.rstrip("/")
         self.folder = f"{self.root}/{name}"
 
     def tidy(self, say: Callable[[Mapping[str, str]], None]) -> None:

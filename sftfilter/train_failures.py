@@ -84,12 +84,15 @@ def refusal(folder: Path) -> SftfilterError | None:
     return None
 
 
-def readable(error: Exception, workers: int, last: Mapping[str, object], knobs: str) -> SftfilterError:
+def readable(
+    error: Exception, workers: int, last: Mapping[str, object], knobs: str, stuck: str | None
+) -> SftfilterError:
     """A worker's own reason, out of Ray Train's wrapping.
 
     Args:
         workers: in the group.
         last: the last progress event.
+        stuck: who did not answer, if others gave up waiting.
     """
     failures: Mapping[int, Exception] = getattr(error, "worker_failures", None) or {}
     where = f" (arm {last['arm']}, after step {last['step']} of {last['steps']})" if "step" in last else ""
@@ -97,6 +100,11 @@ def readable(error: Exception, workers: int, last: Mapping[str, object], knobs: 
     for cause, _ in reasons.values():
         if isinstance(cause, SftfilterError):
             return cause
+    if stuck:
+        return TrainingError(
+            f"{stuck}{where}, within execution.collective_timeout_s: look at its machine, then run again to go on from "
+            "the last checkpoint"
+        )
     dead = sorted(rank for rank, (cause, _) in reasons.items() if "Actor" in type(cause).__name__)
     if dead:
         return TrainingError(

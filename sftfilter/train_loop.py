@@ -26,6 +26,7 @@ from sftfilter.checkpoint import save_student
 from sftfilter.errors import DataError, SftfilterError, TrainingError
 from sftfilter.models import load_tokenizer
 from sftfilter.packed import Row
+from sftfilter.step_exports import StepExports
 from sftfilter.step_log import StepLog
 from sftfilter.student import Student
 from sftfilter.train_failures import (
@@ -36,7 +37,8 @@ from sftfilter.train_failures import (
     out_of_memory,
     refusal,
 )
-from sftfilter.training import STAGE
+from sftfilter.train_watchdog import Watchdog
+from sftfilter.training import EXPORTS, STAGE
 from sftfilter.training_settings import Execution, TrainingSettings
 
 
@@ -116,14 +118,16 @@ def _train_arm(
         log = StepLog(
             work / "progress.jsonl", work.parent / "tensorboard", execution.tracking, arm.name, len(arm.plan), facts
         )
+    exports = StepExports(arm.settings.exports, work / EXPORTS / arm.key, chat) if arm.settings.exports else None
     try:
-        _run_steps(student, arm, losses, execution, log)
+        with Watchdog(work, dist.get_rank(), execution.collective_timeout_s) as watchdog:
+            _run_steps(student, arm, losses, execution, log, exports, watchdog)
     finally:
         if log:
             log.close()
-    student.gather_for_export()
-    if dist.get_rank() == 0:
-        _export(student, chat, store, job, config, losses, time.monotonic() - began)
+    with student.whole_weights():
+        if dist.get_rank() == 0:
+            _export(student, chat, store, job, config, losses, time.monotonic() - began, exports)
     student.close()
     dist.barrier()
     ray.train.report({"arm": arm.name, "loss": losses[-1] if losses else None})
@@ -137,11 +141,13 @@ def _export(
     config: Mapping[str, Any],
     losses: list[float],
     seconds: float,
+    exports: StepExports | None,
 ) -> None:
     folder = store.begin(STAGE, job["key"])
     try:
         with disk_errors(store.root):
             meta = save_student(student.model, chat, folder, job, config, losses, seconds)
+            meta["exports"] = exports.move_into(folder) if exports else []
             store.commit(folder, STAGE, job["key"], meta)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -168,11 +174,20 @@ def read_rows(path: Path, chat: ChatFormat, settings: TrainingSettings) -> dict[
     return rows
 
 
-def _run_steps(student: Student, arm: Arm, losses: list[float], execution: Execution, log: StepLog | None) -> None:
+def _run_steps(
+    student: Student,
+    arm: Arm,
+    losses: list[float],
+    execution: Execution,
+    log: StepLog | None,
+    exports: StepExports | None,
+    watchdog: Watchdog,
+) -> None:
     """Go on from the step that `losses` has reached."""
     worst = 3 * math.log(len(student.chat.tokenizer))
     saved = time.monotonic()
     for number in range(len(losses), len(arm.plan)):
+        watchdog.step(number)
         began = time.monotonic()
         names = [r for r in arm.plan[number] if r is not None]
         batch = [arm.rows[r] for r in names]
@@ -187,7 +202,13 @@ def _run_steps(student: Student, arm: Arm, losses: list[float], execution: Execu
         losses.append(loss)
         if log:
             log.step(number + 1, loss, rate, norm, processed, time.monotonic() - began, wait)
+        if exports and (number + 1) % exports.wanted.every_steps == 0 and number + 1 < len(arm.plan):
+            with student.whole_weights():
+                if dist.get_rank() == 0:
+                    exports.start(student.model, number + 1, losses)
         if number + 1 < len(arm.plan) and _is_due(number + 1, saved, execution, student.device):
+            if exports:
+                exports.finish()  # what a checkpoint is past is not exported again
             state = resume.ArmState(arm.key, number + 1, dist.get_world_size(), execution.zero_stage, losses)
             resume.save(student, arm.settings, state, {"arm": arm.name, "step": number + 1, "loss": loss})
             saved = time.monotonic()
@@ -218,6 +239,7 @@ def _is_due(step: int, saved: float, execution: Execution, device: torch.device)
 
 
 def _say_who_works(work: Path) -> None:
+    (work / f"stuck-{dist.get_rank()}.json").unlink(missing_ok=True)  # of a group before this one
     workers: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(workers, {"rank": dist.get_rank(), "host": socket.gethostname(), "pid": os.getpid()})
     if dist.get_rank() == 0:

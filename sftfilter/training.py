@@ -20,6 +20,7 @@ from sftfilter.config import stable_hash
 from sftfilter.errors import TrainingError
 from sftfilter.train_cluster import RunStorage, check_can_ever_run, worker_resources
 from sftfilter.train_failures import memory_knobs, readable, refusal
+from sftfilter.train_watchdog import blame
 from sftfilter.training_settings import Execution, Full, Lora, TrainingSettings
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["STAGE", "Execution", "Full", "Lora", "TrainingRun", "TrainingSettings", "train_all"]
 
 STAGE = "student"
+EXPORTS = "exports"
 VERSION = 2
 
 
@@ -84,7 +86,7 @@ def train_all(
         check_can_ever_run(execution)
         work = storage / "training"
         place = RunStorage(execution.checkpoints or str(work), f"train-{_place_hash(storage, store)}")
-        _clear_all_but(work, place.name)
+        _clear_all_but(work, {place.name, EXPORTS})
         place.tidy(on_event)
         jobs = [_write_job(work, key, run) for key, run in sorted(missing.items(), key=lambda item: item[1].name)]
         config = {
@@ -99,6 +101,7 @@ def train_all(
         }
         _fit(config, execution, work, place, on_event)
         place.clear()
+        shutil.rmtree(work / EXPORTS, ignore_errors=True)
     finished = {name: before[name] or _fresh(store.find(STAGE, key)) for name, key in keys.items()}
     lost = [name for name, artifact in finished.items() if artifact is None]
     if lost:
@@ -158,7 +161,7 @@ def _fit(
         raise refused from error
     if error:
         workers = len(last.get("workers", ())) or execution.most_workers
-        raise readable(error, workers, last, memory_knobs(execution)) from error
+        raise readable(error, workers, last, memory_knobs(execution), blame(work, workers)) from error
 
 
 def _train_on_worker(config: dict[str, Any]) -> None:
@@ -189,11 +192,11 @@ def _place_hash(storage: Path, store: Store) -> str:
     return f"{storage.name}-{stable_hash([str(storage.resolve()), str(store.root)], 8)}"
 
 
-def _clear_all_but(work: Path, kept: str) -> None:
-    """Remove what an earlier run left in the folder, its checkpoints excepted."""
+def _clear_all_but(work: Path, kept: set[str]) -> None:
+    """Remove what an earlier run left in the folder, checkpoints within an arm excepted."""
     work.mkdir(parents=True, exist_ok=True)
     for entry in work.iterdir():
-        if entry.name == kept:
+        if entry.name in kept:
             continue
         if entry.is_dir():
             shutil.rmtree(entry, ignore_errors=True)

@@ -26,6 +26,16 @@ class Full(Settings):
     kind: Literal["full"] = "full"
 
 
+class Exports(Settings):
+    """Checkpoints in between, kept inside the student's artifact: whole models, for a trait over steps."""
+
+    every_steps: Annotated[int, Field(gt=0)]
+    keep: Annotated[int | None, Field(gt=0, description="the best by `metric`; null keeps all")] = None
+    metric: Annotated[
+        Literal["loss"], Field(description="mean training loss of the steps since the export before it; least is best")
+    ] = "loss"
+
+
 class TrainingSettings(Settings):
     """How students are trained. What changes results is hashed; `execution` is where and how fast it runs."""
 
@@ -50,6 +60,7 @@ class TrainingSettings(Settings):
     ] = "assistant"
     max_length: Annotated[int, Field(gt=0, description="tokens a row may have; longer ones are refused")] = 2048
     precision: Literal["bf16", "fp32"] = "bf16"
+    exports: Annotated[Exports | None, Field(description="checkpoints in between")] = None
 
     @model_validator(mode="after")
     def _one_budget(self) -> TrainingSettings:

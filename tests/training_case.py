@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from pyarrow import fs
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
@@ -22,6 +23,7 @@ from sftfilter.artifacts import Artifact, Store
 from sftfilter.chat_format import ChatFormat
 from sftfilter.models import load_model, load_tokenizer
 from sftfilter.packed import Row
+from sftfilter.reading.places import complete, filesystem
 from sftfilter.train_loop import read_rows
 from sftfilter.training import Execution, Full, Lora, TrainingRun, TrainingSettings, train_all
 from sftfilter.training_plan import make_plan
@@ -96,13 +98,17 @@ class Case:
         return read_rows(file, self.chat, run.settings)
 
     def oracle(
-        self, run: TrainingRun, masked: Callable[[Row], Sequence[int]] = lambda row: row.supervised
+        self,
+        run: TrainingRun,
+        masked: Callable[[Row], Sequence[int]] = lambda row: row.supervised,
+        steps_done: int | None = None,
     ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """Merged weights, and the gradients of the first step (unclipped), of a plain loop: one process, one row at a
         time, token-weighted over the whole optimizer step, AdamW by torch.
 
         Args:
             masked: positions that the loss is taken on; tests plant wrong ones.
+            steps_done: stop there; default: the whole plan.
         """
         settings, tokens = run.settings, self.rows_of(run)
         torch.manual_seed(run.seed)
@@ -125,7 +131,7 @@ class Case:
         )
         steps, first = len(run.plan.steps), {}
         warmup = max(1, round(steps * settings.warmup_share))
-        for number, slots in enumerate(run.plan.steps):
+        for number, slots in enumerate(run.plan.steps[:steps_done]):
             for group in optimizer.param_groups:
                 decay = (steps - number) / max(1, steps - warmup)
                 group["lr"] = settings.learning_rate * min((number + 1) / warmup, decay, 1.0)
@@ -184,15 +190,16 @@ class Killer:
     """Kills a process of a training once a checkpoint of the arm is whole, then lets it be.
 
     Args:
-        storage: of the training.
+        place: folder or bucket that checkpoints go to.
         arms: each is struck once.
         strike: is given the workers of the group (rank, host, pid).
     """
 
     def __init__(
-        self, storage: Path, arms: Sequence[str], strike: Callable[[Sequence[Mapping[str, Any]]], None]
+        self, place: str | Path, arms: Sequence[str], strike: Callable[[Sequence[Mapping[str, Any]]], None]
     ) -> None:
-        self.storage, self.left, self.strike = storage, list(arms), strike
+        self.filesystem, self.folder = filesystem(complete(str(place)))
+        self.left, self.strike = list(arms), strike
         self.events: list[Mapping[str, Any]] = []
         self._workers: Sequence[Mapping[str, Any]] = ()
         self.struck_at: dict[str, tuple[int, float]] = {}
@@ -209,12 +216,19 @@ class Killer:
         """Arm -> the step that it went on from."""
         return {event["resumed"]: event["at"] for event in self.events if "resumed" in event}
 
+    def checkpoints(self) -> list[str]:
+        """Paths of the checkpoints that lie there, whole or not."""
+        found = self.filesystem.get_file_info(fs.FileSelector(self.folder, allow_not_found=True, recursive=True))
+        return [info.path for info in found if info.base_name.startswith("checkpoint_") and not info.is_file]
+
     def _saved(self) -> str | None:
         """The arm whose checkpoint is whole."""
-        for snapshot in self.storage.glob("training/*/checkpoint_manager_snapshot.json"):
-            with contextlib.suppress(ValueError):  # while Ray Train writes it
-                latest = json.loads(snapshot.read_text())["latest_checkpoint_result"]
-                return latest["metrics"]["arm"] if latest else None
+        found = self.filesystem.get_file_info(fs.FileSelector(self.folder, allow_not_found=True, recursive=True))
+        for info in found:
+            if info.base_name == "checkpoint_manager_snapshot.json":
+                with contextlib.suppress(ValueError, OSError), self.filesystem.open_input_stream(info.path) as stream:
+                    latest = json.loads(stream.read())["latest_checkpoint_result"]  # unless Ray Train is writing it
+                    return latest["metrics"]["arm"] if latest else None
         return None
 
 
@@ -254,5 +268,4 @@ def gradients_on_worker(config: Mapping[str, Any]) -> None:
         student.step(batch)
         if torch.distributed.get_rank() == 0:
             save_file(kept, Path(config["out"]) / f"{zero_stage}-{micro_batch_tokens}.safetensors")
-        student.gather_for_export()
         student.close()

@@ -31,10 +31,15 @@ def ray_once() -> Iterator[None]:
     from cluster.local import local_ray
     from jobs.run import worker_env
 
-    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
+    os.environ |= {
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+        "AWS_ACCESS_KEY_ID": "me",
+        "AWS_SECRET_ACCESS_KEY": "mine",
+    }
     with local_ray(worker_env(), cpus=2):
         yield
-    del os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"]
+    for name in ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        del os.environ[name]
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +49,36 @@ def case(tiny_chat_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Cas
     return Case(tiny_llama(folder / "model", chat), chat, folder)
 
 
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """A real S3 protocol server on loopback; Ray's processes find its credentials in the environment."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    moto.start()
+    host, port = moto.get_host_and_port()
+    url = f"http://{host}:{port}"
+    client = boto3.client(
+        "s3", endpoint_url=url, region_name="us-east-1", aws_access_key_id="me", aws_secret_access_key="mine"
+    )
+    client.create_bucket(Bucket="runs")
+    yield f"s3://runs/mine?endpoint_override={url}"
+    moto.stop()
+
+
 @pytest.mark.ray
-@pytest.mark.parametrize("zero_stage", [1, 2, 3])
-def test_a_killed_worker_costs_nothing_but_time(ray_once: None, case: Case, zero_stage: int) -> None:
+@pytest.mark.parametrize(("zero_stage", "remote"), [(1, True), (2, False), (3, False)], ids=["1-s3", "2", "3"])
+def test_a_killed_worker_costs_nothing_but_time(
+    ray_once: None, case: Case, bucket: str, zero_stage: int, remote: bool
+) -> None:
     """Two arms, each interrupted once by SIGKILL, against two that are not."""
     runs = [case.run("full", LONG_FULL), case.run("lora", LONG_LORA)]
-    killer = Killer(case.storage / f"broken-{zero_stage}", ["full", "lora"], kill_one)
+    into = f"broken-{zero_stage}"
+    killer = Killer(bucket if remote else case.storage / into, ["full", "lora"], kill_one)
     settings: dict[str, Any] = {"workers": 2, "zero_stage": zero_stage, "micro_batch_tokens": 60}
-    broken = case.train(runs, killer.storage.name, killer, checkpoint_every_steps=5, **settings)
+    saving = {"checkpoint_every_steps": 5, "checkpoints": bucket if remote else None}
+    broken = case.train(runs, into, killer, **settings, **saving)
     whole = case.train(runs, f"whole-{zero_stage}", **settings)
     assert set(killer.resumed()) == {"full", "lora"}
     for name, step in killer.resumed().items():
@@ -61,7 +88,7 @@ def test_a_killed_worker_costs_nothing_but_time(ray_once: None, case: Case, zero
         assert losses[0] == losses[1]
         assert len(json.loads(losses[0])) == STEPS
     assert any("failed" in event.get("note", "") for event in killer.events), "and people are told"
-    assert not list(killer.storage.glob("training/*/checkpoint_*")), "no checkpoint is left behind"
+    assert not killer.checkpoints(), "none is left behind"
 
 
 @pytest.mark.ray
@@ -70,8 +97,8 @@ def test_another_number_of_workers_goes_on_and_another_stage_is_refused(
     ray_once: None, case: Case, zero_stage: int
 ) -> None:
     runs = [case.run("full", LONG_FULL)]
-    killer = Killer(case.storage / f"moved-{zero_stage}", ["full"], kill_one)
-    into = killer.storage.name
+    into = f"moved-{zero_stage}"
+    killer = Killer(case.storage / into, ["full"], kill_one)
     with pytest.raises(
         TrainingError, match=r"worker \d died \(arm full, after step \d+ of 40\).*lower execution\.micro"
     ):
@@ -81,7 +108,8 @@ def test_another_number_of_workers_goes_on_and_another_stage_is_refused(
     ):
         case.train(runs, into, killer, workers=2, zero_stage=zero_stage - 1)
 
-    (checkpoint,) = killer.storage.glob("training/*/checkpoint_*")
+    (found,) = killer.checkpoints()
+    checkpoint = Path(found)
     half = checkpoint.with_name("checkpoint_2099-01-01_00-00-00.000000")  # later, and never finished
     half.mkdir()
     state = (checkpoint / "state.json").read_text()
@@ -174,3 +202,19 @@ def test_shards_with_code_in_them_are_not_run(tmp_path: Path) -> None:
     with _tensors_only(), pytest.raises(pickle.UnpicklingError):
         torch.load(tmp_path / "evil.pt", weights_only=False)
     assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.ray
+def test_a_worker_that_hangs_is_named(ray_once: None, case: Case) -> None:
+    """SIGSTOP: the process lives and says nothing more."""
+    killer = Killer(case.storage / "hangs", ["full"], lambda workers: os.kill(workers[1]["pid"], signal.SIGSTOP))
+    message = r"training worker 1 \(without a sign of life\) did not finish step \d+, while 0 waited for it.*collective_timeout_s"
+    with pytest.raises(TrainingError, match=message):
+        case.train(
+            [case.run("full", LONG_FULL)],
+            "hangs",
+            killer,
+            checkpoint_every_steps=5,
+            collective_timeout_s=5,
+            max_failures=0,
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,10 +14,11 @@ import torch
 from sftfilter.artifacts import Store
 from sftfilter.chat_format import ChatFormat
 from sftfilter.errors import DataError, MachineError
-from sftfilter.models import load_model, load_tokenizer
+from sftfilter.models import load_model, load_tokenizer, weights_hash
 from sftfilter.packed import packed_loss_sum
 from sftfilter.training import TrainingSettings
 from sftfilter.training_plan import TrainingPlan
+from sftfilter.training_settings import Exports
 from tests.training_case import FULL, LORA, Case, furthest, gradients_on_worker, rows, tiny_llama, turn, weights
 
 TOLERANCE = 1e-5
@@ -209,3 +211,50 @@ def test_plan_hash_tells_texts_apart(case: Case, tmp_path: Path) -> None:
     other = [dict(row, completion="else") for row in rows()]
     assert _key(case.run("a", FULL), store, "b", "f") != _key(case.run("a", FULL, other), store, "b", "f")
     assert isinstance(case.run("a", FULL).plan, TrainingPlan)
+
+
+@pytest.mark.ray
+def test_exports_in_between_are_models_and_curves_are_kept(ray_once: None, case: Case) -> None:
+    settings = LORA.model_copy(update={"epochs": None, "steps": 6, "exports": Exports(every_steps=2)})
+    best = settings.model_copy(update={"exports": Exports(every_steps=2, keep=1)})
+    runs = [case.run("curve", settings), case.run("best", best)]
+    made = case.train(runs, "curve", zero_stage=3)
+    exports = made["curve"].meta["exports"]
+    assert [export["step"] for export in exports] == [2, 4]
+    for export in exports:
+        folder = made["curve"].path / "steps" / f"{export['step']:08d}"
+        assert weights_hash(folder) == export["model_hash"]
+        expected = case.oracle(runs[0], steps_done=export["step"])[0]
+        assert furthest(load_model(str(folder), "float32").state_dict(), expected) < TOLERANCE
+    (kept,) = made["best"].meta["exports"]
+    assert kept == min(exports, key=lambda export: export["loss"])
+    assert [path.name for path in (made["best"].path / "steps").iterdir()] == [f"{kept['step']:08d}"]
+
+    losses = json.loads((made["curve"].path / "losses.json").read_text())
+    curves = read_events(case.storage / "curve" / "tensorboard" / "curve")
+    assert curves["train/loss"] == pytest.approx(dict(enumerate(losses, 1)))
+    assert curves["train/learning_rate"][1] == pytest.approx(settings.learning_rate)
+    for name in ("grad_norm", "tokens_per_s", "step_s", "data_wait_s", "peak_memory_gib"):
+        assert set(curves[f"train/{name}"]) == set(range(1, 7))
+        assert min(curves[f"train/{name}"].values()) >= 0
+
+    card = (made["curve"].path / "README.md").read_text()
+    for fact in ("data_hash", "format_hash", "base_hash", "plan_hash", "model_hash", "arm"):
+        assert f"| {fact} |" in card
+
+
+def read_events(folder: Path) -> dict[str, dict[int, float]]:
+    """Scalars of TensorBoard event files: records of length, checksum, protocol buffer, checksum."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    scalars: dict[str, dict[int, float]] = {}
+    for file in folder.iterdir():
+        data = file.read_bytes()
+        at = 0
+        while at < len(data):
+            (length,) = struct.unpack_from("<Q", data, at)
+            event = Event.FromString(data[at + 12 : at + 12 + length])
+            for value in event.summary.value:
+                scalars.setdefault(value.tag, {})[event.step] = value.simple_value
+            at += length + 16
+    return scalars
