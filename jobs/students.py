@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jobs.arms import ArmPlan
 from jobs.console import Stages
+from jobs.curves import hosted_steps
 from jobs.kinds.experiment import Experiment
 from jobs.kinds.study import Study
 from jobs.planning import rows_of
@@ -115,14 +116,15 @@ def evaluate_models(
 def hosted_models(
     base: Base, plans: Sequence[ArmPlan], students: Mapping[str, Artifact], teachers: Mapping[str, Artifact]
 ) -> list[HostedModel]:
-    """The untrained base, the tuned teachers and every student, under the ids that the endpoint lists."""
+    """The untrained base, the tuned teachers, every student and its checkpoints in between, under their ids."""
     models = [
         HostedModel(id=plan.student, folder=base.folder, model_hash=base.hash, format_hash=base.chat.hash)
         for plan in plans
         if plan.arm.teacher is None
     ]
     trained = {f"teacher-{name}": artifact for name, artifact in teachers.items()} | dict(students)
-    return models + [hosted_checkpoint(name, artifact) for name, artifact in trained.items()]
+    models += [hosted_checkpoint(name, artifact) for name, artifact in trained.items()]
+    return models + [step for name, artifact in students.items() for step in hosted_steps(name, artifact)]
 
 
 def hosted_checkpoint(name: str, checkpoint: Artifact) -> HostedModel:

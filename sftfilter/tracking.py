@@ -71,7 +71,7 @@ class WandB:
         from ray.air.integrations.wandb import setup_wandb
 
         self.run: Any = setup_wandb(
-            dict(facts), project=project, trial_name=arm, trial_id=facts["key"], group=group, resume="allow"
+            dict(facts), project=project, name=arm, id=facts["key"], group=group, resume="allow"
         )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:

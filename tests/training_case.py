@@ -203,10 +203,16 @@ class Killer:
         self.events: list[Mapping[str, Any]] = []
         self._workers: Sequence[Mapping[str, Any]] = ()
         self.struck_at: dict[str, tuple[int, float]] = {}
+        self.recovered: dict[str, float] = {}
+        """Arm -> seconds from the strike to the first step past it."""
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         self.events.append(event)
         self._workers = event.get("workers", self._workers)
+        if "step" in event and event["arm"] in self.struck_at and event["arm"] not in self.recovered:
+            step, when = self.struck_at[event["arm"]]
+            if event["step"] > step and event["arm"] in self.resumed():
+                self.recovered[event["arm"]] = time.monotonic() - when
         if "step" in event and event["arm"] in self.left and self._saved() == event["arm"]:
             self.left.remove(event["arm"])
             self.struck_at[event["arm"]] = (event["step"], time.monotonic())

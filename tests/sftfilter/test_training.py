@@ -13,7 +13,7 @@ import torch
 
 from sftfilter.artifacts import Store
 from sftfilter.chat_format import ChatFormat
-from sftfilter.errors import DataError, MachineError
+from sftfilter.errors import DataError, MachineError, TrainingError
 from sftfilter.models import load_model, load_tokenizer, weights_hash
 from sftfilter.packed import packed_loss_sum
 from sftfilter.training import TrainingSettings
@@ -180,8 +180,6 @@ def test_workers_that_can_never_be_had_are_refused_at_once(ray_once: None, case:
 
 
 def test_a_loss_that_is_lost_stops_with_step_and_rows(ray_once: None, case: Case) -> None:
-    from sftfilter.errors import TrainingError
-
     wild = FULL.model_copy(update={"learning_rate": 1e6, "warmup_share": 0.0})
     with pytest.raises(
         TrainingError, match=r"arm wild: the (loss|gradient).* at step \d+ \(rows r\d+.*lower training\."
@@ -191,8 +189,6 @@ def test_a_loss_that_is_lost_stops_with_step_and_rows(ray_once: None, case: Case
 
 def test_other_templates_are_refused_with_both_hashes(ray_once: None, case: Case) -> None:
     from dataclasses import replace
-
-    from sftfilter.errors import TrainingError
 
     other = ChatFormat(case.chat.tokenizer, "Another system prompt.")
     other.__dict__["hash"] = "0123456789abcdef"
@@ -258,3 +254,15 @@ def read_events(folder: Path) -> dict[str, dict[int, float]]:
                 scalars.setdefault(value.tag, {})[event.step] = value.simple_value
             at += length + 16
     return scalars
+
+
+@pytest.mark.ray
+def test_too_large_a_micro_batch_is_named_with_what_to_turn(ray_once: None, case: Case) -> None:
+    huge = [{"row_id": "huge", "messages": [turn("user", "word " * 600_000)], "completion": "x"}, *rows()[:1]]
+    settings = FULL.model_copy(update={"max_length": 10**7, "batch": 2})
+    message = (
+        r"arm huge, step 0: out of memory in a micro-batch of 1 rows and \d{6,} tokens \(huge\): lower "
+        r"execution\.micro_batch_tokens \(now 4096\) or set execution\.gradient_checkpointing: true"
+    )
+    with pytest.raises(TrainingError, match=message):
+        case.train([case.run("huge", settings, huge)], "huge", workers=1)
