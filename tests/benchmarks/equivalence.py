@@ -18,7 +18,9 @@ from typing import Any
 
 from cluster.local import local_ray
 from jobs.run import worker_env
+from sftfilter.artifacts import Artifact
 from sftfilter.chat_format import ChatFormat
+from sftfilter.errors import TrainingError
 from sftfilter.models import BUILTIN, load_tokenizer, resolve
 from tests.benchmarks.row import Row, smaller
 from tests.training_case import FULL, LORA, Case, Killer, furthest, kill_one, same_bits, tiny_llama, weights
@@ -38,9 +40,10 @@ def rows() -> Iterator[Row]:
         case = Case(tiny_llama(Path(folder) / "model", chat), chat, Path(folder))
         with local_ray(worker_env(), cpus=2):
             yield from _matrix(case)
-            yield from _killed_workers(case)
-            yield from _moved(case)
-            yield _killed_driver(case)
+            whole: dict[int, Mapping[str, Artifact]] = {}
+            yield from _killed_workers(case, whole)
+            yield from _moved(case, whole)
+            yield _killed_driver(case, whole[2]["full"])
         yield _lost_node(case)
 
 
@@ -62,43 +65,48 @@ def _long(case: Case, *names: str) -> list[Any]:
     return [case.run(name, of[name].model_copy(update={"epochs": None, "steps": STEPS})) for name in names]
 
 
-def _fault(what: str, killer: Killer, arm: str, identical: str) -> Row:
+def _fault(what: str, killer: Killer, arm: str, made: Artifact, whole: Artifact) -> Row:
     struck, resumed = killer.struck_at[arm][0], killer.resumed()[arm]
+    identical = "the same bits" if same_bits(made, whole) else "OTHER WEIGHTS"
     note = f"struck after step {struck}, went on from {resumed}: {struck - resumed} steps again; {identical}"
     return smaller(what, killer.recovered[arm], RECOVER_S, "s to recover", 1.0, note)
 
 
-def _killed_workers(case: Case) -> Iterator[Row]:
+def _killed_workers(case: Case, whole: dict[int, Mapping[str, Artifact]]) -> Iterator[Row]:
+    """Two arms for each stage, interrupted once each; fills `whole` with the same arms left in peace."""
     for stage in (0, 1, 2, 3):
         runs = _long(case, "full", "lora")
         killer = Killer(case.storage / f"k-{stage}", ["full", "lora"], kill_one)
         made = case.train(runs, f"k-{stage}", killer, zero_stage=stage, checkpoint_every_steps=5)
-        whole = case.train(runs, f"w-{stage}", zero_stage=stage)
+        whole[stage] = case.train(runs, f"w-{stage}", zero_stage=stage)
         for name in ("full", "lora"):
-            equal = "the same bits" if same_bits(made[name], whole[name]) else "OTHER WEIGHTS"
-            yield _fault(f"worker SIGKILL, ZeRO {stage}, {name}", killer, name, equal)
+            yield _fault(f"worker SIGKILL, ZeRO {stage}, {name}", killer, name, made[name], whole[stage][name])
 
 
-def _moved(case: Case) -> Iterator[Row]:
-    """A worker dies and training goes on with another number of them."""
-    for stage in (1, 2, 3):
-        for name in ("full", "lora"):
-            runs = _long(case, name)
-            into = f"v-{stage}-{name}"
-            killer = Killer(case.storage / into, [name], kill_one)
-            try:
-                case.train(runs, into, killer, zero_stage=stage, checkpoint_every_steps=5, max_failures=0)
-            except Exception as death:
-                print(f"    as wished: {death}", file=sys.stderr)
-            moved = case.train(runs, into, killer, zero_stage=stage, workers=3, cpus_per_worker=0.5)
-            straight = case.train(runs, f"s-{stage}-{name}", zero_stage=stage, workers=1)
-            off = furthest(weights(moved[name]), weights(straight[name]))
-            what = f"{name}, ZeRO {stage}: 2 workers, killed, 3 workers against 1"
-            note = f"went on from step {killer.resumed()[name]} of {STEPS}"
-            yield smaller(what, max(off, 1e-12), TOLERANCE, "largest difference", 1.0, note)
+def _moved(case: Case, whole: Mapping[int, Mapping[str, Artifact]]) -> Iterator[Row]:
+    """A worker dies, and training goes on with another number of them."""
+    for stage, name, workers in (
+        (0, "full", 1),
+        (1, "lora", 3),
+        (2, "full", 1),
+        (2, "lora", 3),
+        (3, "full", 3),
+        (3, "lora", 1),
+    ):
+        runs, into = _long(case, name), f"v-{stage}-{name}"
+        killer = Killer(case.storage / into, [name], kill_one)
+        try:
+            case.train(runs, into, killer, zero_stage=stage, checkpoint_every_steps=5, max_failures=0)
+        except TrainingError as death:
+            print(f"    as wished: {death}", file=sys.stderr)
+        moved = case.train(runs, into, killer, zero_stage=stage, workers=workers, cpus_per_worker=0.5)
+        off = furthest(weights(moved[name]), weights(whole[stage][name]))
+        what = f"{name}, ZeRO {stage}: 2 workers, one killed, {workers} go on, against 2 left in peace"
+        note = f"went on from step {killer.resumed()[name]} of {STEPS}"
+        yield smaller(what, max(off, 1e-12), TOLERANCE, "largest difference", 1.0, note)
 
 
-def _killed_driver(case: Case) -> Row:
+def _killed_driver(case: Case, whole: Artifact) -> Row:
     command = [sys.executable, "-m", "tests.training_driver", case.model, str(case.storage), "driver", str(STEPS)]
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     killer = Killer(case.storage / "driver", ["full"], lambda _: os.kill(driver.pid, signal.SIGKILL))
@@ -106,10 +114,8 @@ def _killed_driver(case: Case) -> Row:
     for line in driver.stdout:
         killer(json.loads(line))
     driver.wait()
-    runs = _long(case, "full")
-    made = case.train(runs, "driver", killer, workers=2)["full"]
-    equal = "the same bits" if same_bits(made, case.train(runs, "driver-whole")["full"]) else "OTHER WEIGHTS"
-    return _fault("driver SIGKILL with its Ray, run again", killer, "full", equal)
+    made = case.train(_long(case, "full"), "driver", killer)["full"]
+    return _fault("driver SIGKILL with its Ray, run again", killer, "full", made, whole)
 
 
 def _lost_node(case: Case) -> Row:
