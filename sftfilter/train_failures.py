@@ -105,7 +105,7 @@ def readable(
             f"{stuck}{where}, within execution.collective_timeout_s: look at its machine, then run again to go on from "
             "the last checkpoint"
         )
-    dead = sorted(rank for rank, (cause, _) in reasons.items() if "Actor" in type(cause).__name__)
+    dead = _dead(failures)
     if dead:
         return TrainingError(
             f"training worker {_ranks(dead)} died{where}: killed, out of memory, or its node is gone. If it was memory, "
@@ -122,6 +122,19 @@ def readable(
         if text:
             return TrainingError(f"a training worker failed{where}: {text}")
     return TrainingError(f"training failed{where}: {error}")
+
+
+def what_failed(failures: Mapping[int, Exception]) -> str:
+    """Which workers are dead, or else what the first one raised; a death makes others fail that only waited."""
+    dead = _dead(failures)
+    if dead:
+        return f"training worker {_ranks(dead)} died"
+    rank = min(failures)
+    return f"training worker {rank} failed: {reason(failures[rank])[1][:300]}"
+
+
+def _dead(failures: Mapping[int, Exception]) -> list[int]:
+    return sorted(rank for rank, failure in failures.items() if "Actor" in type(reason(failure)[0]).__name__)
 
 
 def reason(failure: Exception) -> tuple[BaseException, str]:

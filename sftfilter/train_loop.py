@@ -187,18 +187,18 @@ def _run_steps(
     worst = 3 * math.log(len(student.chat.tokenizer))
     saved = time.monotonic()
     for number in range(len(losses), len(arm.plan)):
-        watchdog.step(number)
+        watchdog.step(number + 1)
         began = time.monotonic()
         names = [r for r in arm.plan[number] if r is not None]
         batch = [arm.rows[r] for r in names]
         wait = time.monotonic() - began
         rate = float(student.schedule.get_last_lr()[0])
-        loss, processed = _step(student, batch, names, arm.name, number)
+        loss, processed = _step(student, batch, names, arm.name, number + 1)
         norm = float(student.engine.get_global_grad_norm() or 0.0)
         suspects = names
         if not math.isfinite(loss):  # the same on every worker, so all of them ask
             suspects = [names[i] for i in _gathered(student.bad_rows)] or names
-        check_loss(arm.name, number, loss, norm, suspects, worst)
+        check_loss(arm.name, number + 1, loss, norm, suspects, worst)
         losses.append(loss)
         if log:
             log.step(number + 1, loss, rate, norm, processed, time.monotonic() - began, wait)

@@ -7,7 +7,7 @@ from typing import Any
 from ray.train import UserCallback
 
 from sftfilter import progress
-from sftfilter.train_failures import named, reason
+from sftfilter.train_failures import what_failed
 
 
 class Restarts(UserCallback):
@@ -18,6 +18,4 @@ class Restarts(UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ARG002
         """Called by the controller before it decides whether to start the group again."""
-        ranks = named([str(rank) for rank in sorted(worker_exceptions)])
-        _, first = reason(next(iter(worker_exceptions.values())))
-        progress.append(self.events, {"note": f"training worker {ranks} failed: {first[:300]}"})
+        progress.append(self.events, {"note": f"{what_failed(worker_exceptions)}; trying again if max_failures allows"})

@@ -87,7 +87,7 @@ def test_a_killed_worker_costs_nothing_but_time(
         losses = [(artifact[name].path / "losses.json").read_text() for artifact in (broken, whole)]
         assert losses[0] == losses[1]
         assert len(json.loads(losses[0])) == STEPS
-    assert any("failed" in event.get("note", "") for event in killer.events), "and people are told"
+    assert sum("worker 1 died" in event.get("note", "") for event in killer.events) == 2, "and people are told"
     assert not killer.checkpoints(), "none is left behind"
 
 
