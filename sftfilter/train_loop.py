@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import ray.train
 import torch
 import torch.distributed as dist
+from transformers import AutoConfig
 
 from sftfilter import progress, resume
 from sftfilter.artifacts import Store, disk_errors
@@ -66,11 +67,23 @@ def _train_arms(config: Mapping[str, Any], work: Path) -> None:
             f"this worker's tokenizer and template hash to {chat.hash}, the plan's to {config['format_hash']}: "
             "every node must load the same model files"
         )
+    _check_vocabulary(config, chat)
     _say_who_works(work)
     for job in config["jobs"]:
         done = store.find(STAGE, job["key"]) is not None if dist.get_rank() == 0 else False
         if not _agree(done):
             _train_arm(Arm.read(job, chat), job, config, execution, chat, store, work)
+
+
+def _check_vocabulary(config: Mapping[str, Any], chat: ChatFormat) -> None:
+    """Refuse a tokenizer of another model: ids that the model has no embedding for."""
+    model = AutoConfig.from_pretrained(config["base"], trust_remote_code=False).get_text_config()
+    highest = max(chat.tokenizer.get_vocab().values())
+    if highest >= model.vocab_size:
+        raise TrainingError(
+            f"the tokenizer (format hash {chat.hash}) has token ids up to {highest} and the base model (hash "
+            f"{config['base_hash']}) {model.vocab_size} embeddings: they belong to different models"
+        )
 
 
 @dataclass(frozen=True)

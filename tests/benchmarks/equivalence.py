@@ -61,7 +61,7 @@ def _matrix(case: Case) -> Iterator[Row]:
 
 
 def _long(case: Case, *names: str) -> list[Any]:
-    of = {"full": FULL, "lora": LORA}
+    of = {"full": FULL, "lora": LORA, "full-bf16": FULL.model_copy(update={"precision": "bf16"})}
     return [case.run(name, of[name].model_copy(update={"epochs": None, "steps": STEPS})) for name in names]
 
 
@@ -75,11 +75,11 @@ def _fault(what: str, killer: Killer, arm: str, made: Artifact, whole: Artifact)
 def _killed_workers(case: Case, whole: dict[int, Mapping[str, Artifact]]) -> Iterator[Row]:
     """Two arms for each stage, interrupted once each; fills `whole` with the same arms left in peace."""
     for stage in (0, 1, 2, 3):
-        runs = _long(case, "full", "lora")
-        killer = Killer(case.storage / f"k-{stage}", ["full", "lora"], kill_one)
+        runs = _long(case, "full", "lora", "full-bf16")
+        killer = Killer(case.storage / f"k-{stage}", [run.name for run in runs], kill_one)
         made = case.train(runs, f"k-{stage}", killer, zero_stage=stage, checkpoint_every_steps=5)
         whole[stage] = case.train(runs, f"w-{stage}", zero_stage=stage)
-        for name in ("full", "lora"):
+        for name in made:
             yield _fault(f"worker SIGKILL, ZeRO {stage}, {name}", killer, name, made[name], whole[stage][name])
 
 

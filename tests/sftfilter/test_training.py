@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -197,6 +198,37 @@ def test_other_templates_are_refused_with_both_hashes(ray_once: None, case: Case
         match=rf"hash to {ChatFormat(case.chat.tokenizer, 'Another system prompt.').hash}, the plan's to 0123456789abcdef",
     ):
         replace(case, chat=other).train([case.run("other", FULL)], "other")
+
+
+def test_base_models_that_are_not_whole_are_refused(case: Case, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    folder = tiny_llama(tmp_path / "model", case.chat)
+    file = Path(folder) / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(DataError, match="a weights file is damaged"):
+        load_model(folder)
+    less = weights_of(case.model)
+    del less["model.layers.1.mlp.up_proj.weight"]
+    save_file(less, file, {"format": "pt"})
+    with pytest.raises(DataError, match=r"lacks 1 of the model's weights, such as model\.layers\.1\.mlp\.up_proj"):
+        load_model(folder)
+
+
+@pytest.mark.ray
+def test_a_tokenizer_of_another_model_is_refused_with_both_hashes(ray_once: None, case: Case) -> None:
+    from dataclasses import replace
+
+    other = ChatFormat(load_tokenizer(case.model), "Be brief.")
+    other.tokenizer.add_tokens(["<one-more>"])
+    folder = case.storage / "other-model"
+    shutil.copytree(case.model, folder)
+    other.tokenizer.save_pretrained(folder)
+    message = (
+        rf"tokenizer \(format hash {other.hash}\) has token ids up to \d+ and the base model \(hash base\) \d+ emb"
+    )
+    with pytest.raises(TrainingError, match=message):
+        replace(case, model=str(folder), chat=other).train([case.run("other", FULL)], "other-model")
 
 
 def test_plan_hash_tells_texts_apart(case: Case, tmp_path: Path) -> None:
