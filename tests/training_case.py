@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from pyarrow import fs
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 
 from sftfilter.artifacts import Artifact, Store
@@ -24,6 +24,7 @@ from sftfilter.chat_format import ChatFormat
 from sftfilter.models import load_model, load_tokenizer
 from sftfilter.packed import Row
 from sftfilter.reading.places import complete, filesystem
+from sftfilter.student import Student
 from sftfilter.train_loop import read_rows
 from sftfilter.training import Execution, Full, Lora, TrainingRun, TrainingSettings, train_all
 from sftfilter.training_plan import make_plan
@@ -244,34 +245,37 @@ def kill_one(workers: Sequence[Mapping[str, Any]]) -> None:
 
 
 def gradients_on_worker(config: Mapping[str, Any]) -> None:
-    """Writes the gradients of the first step (mean over supervised tokens, unclipped) of every way to split it."""
-    from deepspeed.utils import safe_get_full_grad
-    from safetensors.torch import save_file
-
-    from sftfilter.student import Student
-
+    """Writes the gradients of a step (mean over supervised tokens, unclipped) for every way to split it."""
     torch.set_num_threads(1)
     chat = ChatFormat(load_tokenizer(config["model"]), config["system_prompt"])
-    settings = TrainingSettings.model_validate(config["settings"])
-    tokens = read_rows(Path(config["rows"]), chat, settings)
-    batch = [tokens[slot] for slot in config["step"]]
-    for zero_stage, micro_batch_tokens in config["ways"]:
-        execution = Execution(zero_stage=zero_stage, micro_batch_tokens=micro_batch_tokens)
-        student = Student(config["model"], settings, execution, config["seed"], 10, chat)
-        kept: dict[str, torch.Tensor] = {}
-        whole_step = student.engine.step
+    for tried in config["tried"]:
+        settings = TrainingSettings.model_validate(tried["settings"])
+        tokens = read_rows(Path(tried["rows"]), chat, settings)
+        batch = [tokens[slot] for slot in tried["step"]]
+        for zero_stage, micro_batch_tokens in tried["ways"]:
+            execution = Execution(zero_stage=zero_stage, micro_batch_tokens=micro_batch_tokens)
+            student = Student(config["model"], settings, execution, tried["seed"], 10, chat)
+            kept = _gradients(student, batch)
+            if torch.distributed.get_rank() == 0:
+                save_file(kept, Path(tried["out"]) / f"{zero_stage}-{micro_batch_tokens}.safetensors")
+            student.close()
 
-        def step(engine: Any = student.engine, kept: Any = kept, whole_step: Any = whole_step) -> None:
-            if engine.is_gradient_accumulation_boundary():
-                for name, p in engine.module.named_parameters():
-                    if p.requires_grad:
-                        grad = safe_get_full_grad(p)
-                        assert grad is not None
-                        kept[name] = grad.detach().float().clone().contiguous()
-            whole_step()
 
-        student.engine.step = step  # pyright: ignore[reportAttributeAccessIssue]
-        student.step(batch)
-        if torch.distributed.get_rank() == 0:
-            save_file(kept, Path(config["out"]) / f"{zero_stage}-{micro_batch_tokens}.safetensors")
-        student.close()
+def _gradients(student: Student, batch: list[Row]) -> dict[str, torch.Tensor]:
+    """What the optimizer is about to be given, taken at the end of a whole step."""
+    from deepspeed.utils import safe_get_full_grad
+
+    engine: Any = student.engine
+    kept: dict[str, torch.Tensor] = {}
+    whole_step = engine.step
+
+    def step() -> None:
+        if engine.is_gradient_accumulation_boundary():
+            for name, p in engine.module.named_parameters():
+                if p.requires_grad:
+                    kept[name] = safe_get_full_grad(p).detach().float().clone().contiguous()  # pyright: ignore
+        whole_step()
+
+    engine.step = step
+    student.step(batch)
+    return kept

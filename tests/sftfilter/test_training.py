@@ -17,7 +17,6 @@ from sftfilter.chat_format import ChatFormat
 from sftfilter.errors import DataError, MachineError, TrainingError
 from sftfilter.models import load_model, load_tokenizer, weights_hash
 from sftfilter.packed import packed_loss_sum
-from sftfilter.training import TrainingSettings
 from sftfilter.training_plan import TrainingPlan
 from sftfilter.training_settings import Exports
 from tests.training_case import FULL, LORA, Case, furthest, gradients_on_worker, rows, tiny_llama, turn, weights
@@ -85,38 +84,41 @@ def weights_of(folder: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("settings", [FULL, LORA], ids=["full", "lora"])
-def test_gradients_equal_those_of_the_plain_loop(ray_once: None, case: Case, settings: TrainingSettings) -> None:
+def test_gradients_equal_those_of_the_plain_loop(ray_once: None, case: Case) -> None:
     from ray.train import ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from safetensors.torch import load_file
 
-    run = case.run(settings.method.kind, settings)
-    expected = case.oracle(run)[1]
-    out = case.storage / f"gradients-{run.name}"
-    out.mkdir()
-    config = {
-        "model": case.model,
-        "system_prompt": case.chat.system_prompt,
-        "settings": settings.model_dump(),
-        "rows": str(case.storage / f"rows-{run.name}.parquet"),
-        "step": run.plan.steps[0],
-        "seed": run.seed,
-        "ways": [(0, 4096), (1, 40), (2, 40), (2, 4096), (3, 40)],
-        "out": str(out),
-    }
+    runs = [case.run("full", FULL), case.run("lora", LORA)]
+    expected = {run.name: case.oracle(run)[1] for run in runs}
+    ways = [(0, 4096), (1, 40), (2, 40), (2, 4096), (3, 40)]
+    tried = []
+    for run in runs:
+        (case.storage / f"gradients-{run.name}").mkdir()
+        tried.append(
+            {
+                "settings": run.settings.model_dump(),
+                "rows": str(case.storage / f"rows-{run.name}.parquet"),
+                "step": run.plan.steps[0],
+                "seed": run.seed,
+                "ways": ways,
+                "out": str(case.storage / f"gradients-{run.name}"),
+            }
+        )
     TorchTrainer(
         gradients_on_worker,
-        train_loop_config=config,
+        train_loop_config={"model": case.model, "system_prompt": case.chat.system_prompt, "tried": tried},
         torch_config=TorchConfig(backend="gloo"),
         scaling_config=ScalingConfig(num_workers=2, resources_per_worker={"CPU": 1}),
     ).fit()
-    files = sorted(out.glob("*.safetensors"))
-    assert len(files) == len(config["ways"])
-    for file in files:
-        got = load_file(file)
-        assert set(got) == set(expected)
-        assert furthest(got, expected) < TOLERANCE * max(float(g.abs().max()) for g in expected.values()), file.name
+    for name, gradients in expected.items():
+        files = sorted((case.storage / f"gradients-{name}").glob("*.safetensors"))
+        assert len(files) == len(ways)
+        largest = max(float(g.abs().max()) for g in gradients.values())
+        for file in files:
+            got = load_file(file)
+            assert set(got) == set(gradients)
+            assert furthest(got, gradients) < TOLERANCE * largest, file
 
 
 def test_a_planted_wrong_mask_is_seen(case: Case, oracle: dict[str, dict[str, torch.Tensor]]) -> None:
@@ -166,7 +168,7 @@ def test_arms_adapters_reuse_and_bad_rows(ray_once: None, case: Case) -> None:
 
     long = [{"row_id": "long", "messages": [turn("user", "word " * 400)], "completion": "x"}]
     with pytest.raises(DataError, match=r"row long has \d+ tokens, training\.max_length is 64"):
-        case.train([case.run("long", settings.model_copy(update={"max_length": 64}), long)], "long")
+        case.train([case.run("long", settings.model_copy(update={"max_length": 64}), long)], "long", max_failures=0)
 
 
 @pytest.mark.ray
@@ -197,7 +199,7 @@ def test_other_templates_are_refused_with_both_hashes(ray_once: None, case: Case
         TrainingError,
         match=rf"hash to {ChatFormat(case.chat.tokenizer, 'Another system prompt.').hash}, the plan's to 0123456789abcdef",
     ):
-        replace(case, chat=other).train([case.run("other", FULL)], "other")
+        replace(case, chat=other).train([case.run("other", FULL)], "other", max_failures=0)
 
 
 def test_base_models_that_are_not_whole_are_refused(case: Case, tmp_path: Path) -> None:
@@ -228,7 +230,7 @@ def test_a_tokenizer_of_another_model_is_refused_with_both_hashes(ray_once: None
         rf"tokenizer \(format hash {other.hash}\) has token ids up to \d+ and the base model \(hash base\) \d+ emb"
     )
     with pytest.raises(TrainingError, match=message):
-        replace(case, model=str(folder), chat=other).train([case.run("other", FULL)], "other-model")
+        replace(case, model=str(folder), chat=other).train([case.run("other", FULL)], "other-model", max_failures=0)
 
 
 def test_plan_hash_tells_texts_apart(case: Case, tmp_path: Path) -> None:
@@ -297,4 +299,4 @@ def test_too_large_a_micro_batch_is_named_with_what_to_turn(ray_once: None, case
         r"execution\.micro_batch_tokens \(now 4096\) or set execution\.gradient_checkpointing: true"
     )
     with pytest.raises(TrainingError, match=message):
-        case.train([case.run("huge", settings, huge)], "huge", workers=1)
+        case.train([case.run("huge", settings, huge)], "huge", workers=1, max_failures=0)
