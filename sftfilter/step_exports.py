@@ -6,6 +6,7 @@ Weights are copied, and written by a thread while training goes on. Each folder 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -50,14 +51,16 @@ class StepExports:
             pending, self._pending = self._pending, None
             pending.result()
 
-    def move_into(self, student: Path) -> list[dict[str, Any]]:
-        """Put the exports into the student's folder; answers step, loss and hash of each."""
+    def copy_into(self, student: Path) -> list[dict[str, Any]]:
+        """Put the exports into the student's folder; answers step, loss and hash of each.
+
+        They also stay where they are, for a run that is killed before the student is whole.
+        """
         self.finish()
         self._writer.shutdown()
-        facts = [self._facts(path) for path in self._whole()]
-        if facts:
-            shutil.move(self.folder, student / "steps")
-        return facts
+        for path in self._whole():
+            shutil.copytree(path, student / "steps" / path.name, copy_function=_link)
+        return [self._facts(path) for path in self._whole()]
 
     def _write(self, model: Any, weights: Mapping[str, torch.Tensor], facts: dict[str, Any]) -> None:
         whole = self.folder / f"{facts['step']:08d}"
@@ -79,6 +82,15 @@ class StepExports:
     @staticmethod
     def _facts(path: Path) -> dict[str, Any]:
         return json.loads((path / FACTS).read_text())
+
+
+def _link(source: str, target: str) -> str:
+    """Another name for the file where the file system can, else a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        return shutil.copy2(source, target)
+    return target
 
 
 def _copied(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

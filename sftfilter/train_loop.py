@@ -160,7 +160,7 @@ def _export(
     try:
         with disk_errors(store.root):
             meta = save_student(student.model, chat, folder, job, config, losses, seconds)
-            meta["exports"] = exports.move_into(folder) if exports else []
+            meta["exports"] = exports.copy_into(folder) if exports else []
             store.commit(folder, STAGE, job["key"], meta)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
