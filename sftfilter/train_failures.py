@@ -139,7 +139,10 @@ def _dead(failures: Mapping[int, Exception]) -> list[int]:
 
 def reason(failure: Exception) -> tuple[BaseException, str]:
     """What a worker raised, and its last line."""
-    cause = getattr(failure, "cause", None) or getattr(failure, "__cause__", None) or failure
+    seen = getattr(failure, "health_check_failure", failure)  # how Ray Train tells of a worker that died
+    cause: BaseException = seen
+    if "Actor" not in type(seen).__name__:
+        cause = getattr(seen, "cause", None) or getattr(seen, "__cause__", None) or seen
     lines = [line.strip() for line in str(cause).strip().splitlines() if line.strip()]
     return cause, re.sub(r"\x1b\[[0-9;]*m", "", lines[-1]) if lines else ""
 

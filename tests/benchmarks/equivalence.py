@@ -112,7 +112,8 @@ def _killed_driver(case: Case, whole: Artifact) -> Row:
     killer = Killer(case.storage / "driver", ["full"], lambda _: os.kill(driver.pid, signal.SIGKILL))
     assert driver.stdout is not None
     for line in driver.stdout:
-        killer(json.loads(line))
+        if line.startswith("{"):  # and not what libraries print
+            killer(json.loads(line))
     driver.wait()
     made = case.train(_long(case, "full"), "driver", killer)["full"]
     return _fault("driver SIGKILL with its Ray, run again", killer, "full", made, whole)

@@ -136,7 +136,8 @@ def test_a_killed_driver_goes_on_from_the_last_checkpoint(ray_once: None, case: 
     )
     assert driver.stdout is not None
     for line in driver.stdout:
-        killer(json.loads(line))
+        if line.startswith("{"):  # and not what libraries print
+            killer(json.loads(line))
     assert driver.wait() == -signal.SIGKILL
     resumed = case.train(runs, into, killer, workers=2)
     assert killer.resumed()["full"] > 0
