@@ -122,7 +122,7 @@ def _killed_driver(case: Case, whole: Artifact) -> Row:
 def _lost_node(case: Case) -> Row:
     command = [sys.executable, "-m", "tests.lost_node", case.model, str(case.storage), "node", str(STEPS)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    told: Mapping[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    told: Mapping[str, Any] = json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1])
     struck, resumed = told["struck_at"], told["resumed"]["full"]
     note = (
         f"{' -> '.join(map(str, told['groups']))} workers; struck after step {struck}, went on from {resumed}; "

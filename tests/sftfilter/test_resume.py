@@ -157,7 +157,7 @@ def test_a_lost_node_leaves_fewer_workers_that_go_on(case: Case) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads(done.stdout.splitlines()[-1])
+    told = json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1])
     assert told["groups"] == [2, 1]
     assert told["resumed"]["full"] > 0
     assert told["furthest"] < 1e-5
@@ -216,6 +216,6 @@ def test_a_worker_that_hangs_is_named(ray_once: None, case: Case) -> None:
             "hangs",
             killer,
             checkpoint_every_steps=5,
-            collective_timeout_s=5,
+            collective_timeout_s=15,
             max_failures=0,
         )
