@@ -22,7 +22,17 @@ def audited(pins: Sequence[str]) -> tuple[list[str], int]:
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as listed:
         listed.write("\n".join(pins) + "\n")
         listed.flush()
-        command = [sys.executable, "-m", "pip_audit", "--disable-pip", "--no-deps", "--timeout", "10", "--format", "json"]
+        command = [
+            sys.executable,
+            "-m",
+            "pip_audit",
+            "--disable-pip",
+            "--no-deps",
+            "--timeout",
+            "10",
+            "--format",
+            "json",
+        ]
         done = subprocess.run(  # noqa: S603 (our own interpreter and arguments)
             [*command, "--progress-spinner", "off", "-r", listed.name], capture_output=True, text=True, check=False
         )

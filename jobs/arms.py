@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.console import Stages
 from jobs.kinds.experiment import Arm, Experiment
+from jobs.planning import plan_rows
 from jobs.reserve import Reserve
 from jobs.rewrites import Rewriter
 from sftfilter.artifacts import Artifact, Store, write_table
@@ -17,7 +18,7 @@ from sftfilter.interventions import Decided, counts_of, decide, reserve_pool
 from sftfilter.schema import DECISIONS
 from sftfilter.score_frame import ScoreFrame, score_frame
 from sftfilter.selectors import needs_lengths
-from sftfilter.training_plan import TrainingPlan, make_plan
+from sftfilter.training_plan import TrainingPlan
 
 if TYPE_CHECKING:
     import polars as pl
@@ -144,7 +145,10 @@ def _plan_arm(
     inputs = [a.key for a in [*material.sources, *material.scores.values(), *([derived] if derived else [])]]
     kept = keep_decisions(f"{name}-s{seed}", arm, decided, subset, table, store, inputs)
     rows = trained_rows(table)
-    plan = make_plan(rows, order, batch=spec.training.batch, epochs=spec.training.epochs, seed=seed) if rows else None
+    plan = None
+    if rows:
+        sources = [*material.sources, *([derived] if derived else [])]
+        plan = plan_rows(rows, order, spec.training, seed, rewriter.base and rewriter.base.chat, sources)
     empty = None if plan else f"of its {len(table)} rows none is left"
     return ArmPlan(name, arm, seed, counts_of(table["action"]), subset, kept, derived, plan, empty)
 

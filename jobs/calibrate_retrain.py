@@ -15,7 +15,8 @@ from jobs.calibrate_bench import Bench
 from jobs.console import Stages
 from jobs.kinds.calibrate import Calibrate
 from jobs.outcome import prompt_means
-from jobs.students import evaluate_models, hosted_checkpoint, rows_of, train_runs
+from jobs.planning import plan_rows, rows_of
+from jobs.students import evaluate_models, hosted_checkpoint, train_runs
 from jobs.tutoring import Base
 from sftfilter import stats
 from sftfilter.artifacts import Artifact, Store
@@ -23,7 +24,6 @@ from sftfilter.errors import SpecError
 from sftfilter.mixtures import Mixture, Pairs
 from sftfilter.selector_bench import ScoredPairs, Worth, highest
 from sftfilter.training import TrainingRun
-from sftfilter.training_plan import make_plan
 
 CLEAN, NOTHING, ORACLE, RANDOM = "all clean", "nothing removed", "oracle", "random removal"
 _Keep = Callable[[int], NDArray[np.bool_]]
@@ -171,8 +171,8 @@ def _run(
     rollouts: Sequence[Artifact],
 ) -> TrainingRun:
     order = pairs.rows["prompt_id"].to_list()
-    plan = make_plan(kept, order, batch=spec.training.batch, epochs=spec.training.epochs, seed=seed)
-    labels = {"arm": arm, "teacher": None, "intervention": None, "parent_model": base.name}
+    plan = plan_rows(kept, order, spec.training, seed, base.chat, rollouts)
+    labels = {"arm": arm, "teacher": None, "intervention": None, "parent_model": base.name, "spec_hash": spec.spec_hash}
     name = _students(spec, arm)[spec.seeds.index(seed)]
     return TrainingRun(name, seed, rows_of(plan, rollouts), plan, spec.training, labels)
 

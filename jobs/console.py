@@ -106,10 +106,18 @@ class _Bar:
         self._tell(count, self.unit)
 
     def training(self, event: Mapping[str, Any]) -> None:
-        """A worker's progress event."""
+        """A progress event of training (see `train_all`)."""
+        if "note" in event:
+            self.progress.console.print(f"  [yellow]note[/]    {escape(event['note'])}", soft_wrap=True)
+        if "resumed" in event:
+            self.progress.console.print(f"  [dim]{escape(event['resumed'])} goes on from step {event['at']}[/]")
+            self.progress.update(self.task, advance=event["at"] if self.last[0] != event["resumed"] else 0)
+            self.last = (event["resumed"], max(event["at"], self.last[1] if self.last[0] == event["resumed"] else 0))
+        if "step" not in event:
+            return
         arm, step = str(event["arm"]), int(event["step"])
-        moved = step - (self.last[1] if self.last[0] == arm else 0)
-        self.last = (arm, step)
+        moved = max(0, step - (self.last[1] if self.last[0] == arm else 0))
+        self.last = (arm, max(step, self.last[1]) if self.last[0] == arm else step)
         rate = f"{event['tokens_per_s']:.0f} tokens/s  loss {event['loss']:.2f}"
         self.progress.update(self.task, advance=moved, description=arm, rate=rate)
         self._tell(moved, arm, rate=rate)

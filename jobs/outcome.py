@@ -16,6 +16,7 @@ import numpy as np
 
 from jobs.arms import ArmPlan, Material
 from jobs.console import Stages
+from jobs.curves import is_step, trait_curve
 from jobs.kinds.experiment import Experiment
 from jobs.outcome_rows import heldout_rows, left_over, scored_rows, scorer_quality, training_rows
 from jobs.report import keep_rows
@@ -50,7 +51,7 @@ def write_outcome(spec: Experiment, root: Path, made: Made, stages: Stages, comm
     results = assemble(spec, made, tables, stages, command)
     results["verdict"]["reasons"] += changed_gates(folder)
     rows = training_rows(spec, made.material, made.plans)
-    held = heldout_rows(spec, made.heldout, tables)
+    held = heldout_rows(spec, made.heldout, {pair: table for pair, table in tables.items() if not is_step(pair[0])})
     with disk_errors(folder):
         (folder / "report").mkdir(parents=True, exist_ok=True)
         partial = folder / ".results.json.partial"
@@ -213,6 +214,12 @@ def arm_records(
                 "training": _training(checkpoints),
                 "losses": json.loads((checkpoints[0].path / "losses.json").read_text()) if checkpoints else None,
                 "traits": {trait: _trait(spec, made, tables, name, trait) for trait in spec.traits},
+                "curves": {
+                    trait: trait_curve(
+                        [p.student for p in plans if p.plan is not None], made.students, tables, trait, settings.primary
+                    )
+                    for trait, settings in spec.traits.items()
+                },
             }
         )
     return records

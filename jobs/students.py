@@ -5,24 +5,20 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jobs.arms import ArmPlan
 from jobs.console import Stages
+from jobs.curves import hosted_steps
 from jobs.kinds.experiment import Experiment
 from jobs.kinds.study import Study
 from jobs.kinds.train import Train
+from jobs.planning import rows_of
 from jobs.rates import tell_rate
 from jobs.tutoring import Base
 from serve.settings import HostedModel
 from sftfilter.artifacts import Artifact, Store
 from sftfilter.evaluation import Asked, answers_key, ask, grade
 from sftfilter.training import TrainingRun, train_all
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from sftfilter.training_plan import TrainingPlan
 
 
 def train_students(
@@ -72,21 +68,10 @@ def _run(spec: Experiment, base: Base, plan: ArmPlan, sources: Sequence[Artifact
         "teacher": plan.arm.teacher,
         "intervention": intervention.model_dump() if intervention else None,
         "parent_model": base.name,
+        "spec_hash": spec.spec_hash,
     }
     rows = rows_of(plan.plan, [*sources, *([plan.derived] if plan.derived else [])])
     return TrainingRun(plan.student, plan.seed, rows, plan.plan, spec.training, labels)
-
-
-def rows_of(plan: TrainingPlan, sources: Sequence[Artifact]) -> pa.Table:
-    """Columns row_id, messages, completion of the rows that a plan uses, out of tables `rollouts` and `derived`."""
-    import pyarrow as pa
-    import pyarrow.dataset as ds
-
-    used = {row for step in plan.steps for row in step if row is not None}
-    wanted = ds.field("rollout_id").isin(pa.array(sorted(used)))
-    columns = {"row_id": ds.field("rollout_id"), "messages": ds.field("messages"), "completion": ds.field("completion")}
-    files = [a.path / f"{'derived' if a.stage == 'derived' else 'rollouts'}.parquet" for a in sources]
-    return pa.concat_tables([ds.dataset(file).to_table(columns, filter=wanted) for file in files]).sort_by("row_id")
 
 
 def evaluate_all(
@@ -134,14 +119,15 @@ def evaluate_models(
 def hosted_models(
     base: Base, plans: Sequence[ArmPlan], students: Mapping[str, Artifact], teachers: Mapping[str, Artifact]
 ) -> list[HostedModel]:
-    """The untrained base, the tuned teachers and every student, under the ids that the endpoint lists."""
+    """The untrained base, the tuned teachers, every student and its checkpoints in between, under their ids."""
     models = [
         HostedModel(id=plan.student, folder=base.folder, model_hash=base.hash, format_hash=base.chat.hash)
         for plan in plans
         if plan.arm.teacher is None
     ]
     trained = {f"teacher-{name}": artifact for name, artifact in teachers.items()} | dict(students)
-    return models + [hosted_checkpoint(name, artifact) for name, artifact in trained.items()]
+    models += [hosted_checkpoint(name, artifact) for name, artifact in trained.items()]
+    return models + [step for name, artifact in students.items() for step in hosted_steps(name, artifact)]
 
 
 def hosted_checkpoint(name: str, checkpoint: Artifact) -> HostedModel:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jobs.console import Stages
 from jobs.kinds.train import Train
+from jobs.planning import supervised_counts
 from jobs.records import base_record, row_counts, write_json
 from jobs.students import train_runs
 from jobs.tutoring import Base, base_of
@@ -49,9 +51,10 @@ def _runs(spec: Train, base: Base, sets: Mapping[str, Artifact]) -> list[Trainin
         rows = table.select(["rollout_id", "messages", "completion"]).rename_columns(
             ["row_id", "messages", "completion"]
         )
-        labels = {"arm": name, "training_set": sets[name].key, "parent_model": base.name}
+        labels = {"arm": name, "training_set": sets[name].key, "parent_model": base.name, "spec_hash": spec.spec_hash}
         for seed in spec.seeds:
-            plan = make_plan(pairs, prompts, batch=spec.training.batch, epochs=spec.training.epochs, seed=seed)
+            counts = partial(supervised_counts, rows, base.chat, spec.training)
+            plan = make_plan(pairs, prompts, spec.training, seed, counts)
             runs.append(TrainingRun(f"{name}-s{seed}", seed, rows.sort_by("row_id"), plan, spec.training, labels))
     return runs
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from jobs.console import Stages
 from jobs.kinds.answering import Answering
+from jobs.planning import supervised_counts
 from sftfilter.artifacts import Artifact, Store
 from sftfilter.chat_format import ChatFormat
 from sftfilter.endpoint_teacher import ask_teacher
@@ -181,11 +182,16 @@ def _teacher_run(
             for r in answers.table("rollouts").to_pylist()
         ]
     ids = [r["row_id"] for r in rows]
+    table = pa.Table.from_pylist(rows)
     plan = make_plan(
-        [(i, i) for i in ids], ids, batch=teacher.training.batch, epochs=teacher.training.epochs, seed=teacher.seed
+        [(i, i) for i in ids],
+        ids,
+        teacher.training,
+        teacher.seed,
+        lambda: supervised_counts(table, base.chat, teacher.training),
     )
-    labels = {"role": f"teacher {name}", "parent_model": base.name}
-    return TrainingRun(name, teacher.seed, pa.Table.from_pylist(rows), plan, teacher.training, labels)
+    labels = {"role": f"teacher {name}", "parent_model": base.name, "spec_hash": spec.spec_hash}
+    return TrainingRun(name, teacher.seed, table, plan, teacher.training, labels)
 
 
 def _base_answers(spec: Answering, path: str, base: Base, store: Store, stages: Stages) -> Artifact:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sftfilter.config import stable_hash
 from sftfilter.errors import DataError
@@ -60,6 +61,67 @@ class ChatFormat:
                 or it does not close the turn with the stop token.
         """
         return self._closed(self._tokenise(self.rendered(messages, completion)[1]))
+
+    def supervised(
+        self, messages: Sequence[Message], completion: str, loss_on: Literal["assistant", "completion"]
+    ) -> tuple[list[int], list[int]]:
+        """Token ids of a whole row, and the positions among them that the loss is taken on.
+
+        These are the completion and its stop token; with `assistant`, every earlier assistant turn and its stop token
+        as well. The ids up to the completion are those of `prompt_ids`, which is what an endpoint is sent.
+
+        Raises:
+            DataError: as `answer_ids`; or an earlier turn cannot be told from what the template puts around it.
+        """
+        prompt = self.prompt_ids(messages)
+        answer = self.answer_ids(messages, completion)
+        earlier = self._earlier_answers(messages, prompt) if loss_on == "assistant" else []
+        return prompt + answer, [*earlier, *range(len(prompt), len(prompt) + len(answer))]
+
+    def _earlier_answers(self, messages: Sequence[Message], prompt: list[int]) -> list[int]:
+        """Positions in `prompt` of the assistant's turns, each up to its stop token.
+
+        A turn begins where the template's generation prompt for it ends (rendered for every turn, so that templates
+        need not mark generation themselves), which must be a prefix of the whole.
+        """
+        turns = self.with_system(messages)
+        spoken = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
+        if not spoken:
+            return []
+        whole = self._render(turns, generation_prompt=True)
+        starts = self._token_starts(whole, prompt)
+        positions: list[int] = []
+        for number, i in enumerate(spoken, 1):
+            before = self._render(turns[:i], generation_prompt=True)
+            content = turns[i]["content"].strip()
+            at = len(before)
+            if not whole.startswith(before) or not whole[at:].lstrip().startswith(content):
+                raise DataError(
+                    f"the chat template renders assistant turn {number} of {len(spoken)} differently once others "
+                    "follow, so the loss cannot be taken on it: set training.loss_on: completion"
+                )
+            closed = at + whole[at:].index(content) + len(content)
+            first = bisect_left(starts, at)
+            last = prompt.index(self.stop_id, first) if self.stop_id in prompt[first:] else None
+            if last is None or starts[last] < closed or whole[closed : starts[last]].strip():
+                raise DataError(
+                    f"assistant turn {number} of {len(spoken)} is not closed by the stop token "
+                    f"'{self.tokenizer.decode([self.stop_id])}' right after its text, so the loss cannot be taken on it: "
+                    "set training.loss_on: completion"
+                )
+            positions += range(first, last + 1)
+        return positions
+
+    def _token_starts(self, text: str, ids: list[int]) -> list[int]:
+        """Where in `text` each token begins, characters."""
+        if not self.tokenizer.is_fast:
+            raise DataError(
+                f"{type(self.tokenizer).__name__} does not tell where tokens begin, so the loss cannot be taken on "
+                "earlier assistant turns: set training.loss_on: completion"
+            )
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        assert encoded.input_ids == ids
+        return [start for start, _ in encoded["offset_mapping"]]  # pyright: ignore[reportGeneralTypeIssues]
 
     def rendered(self, messages: Sequence[Message], completion: str) -> tuple[str, str]:
         """The text up to the answer, and the answer with whatever closes it.

@@ -11,6 +11,8 @@ from sftfilter.errors import TrainingError
 from sftfilter.models import weights_hash
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from sftfilter.chat_format import ChatFormat
 
 ADAPTER = "adapter"
@@ -28,23 +30,19 @@ def save_student(
     """Write the checkpoint into `folder`; answers what the artifact's marker records.
 
     Raises:
-        TrainingError: the export holds an empty tensor, as ungathered ZeRO-3 shards are.
+        TrainingError: what was written is not what was trained, tensor by tensor.
     """
-    merged = model
-    if hasattr(model, "merge_and_unload"):
+    if hasattr(model, "peft_config"):
         model.save_pretrained(folder / ADAPTER, safe_serialization=True)
         (folder / ADAPTER / "README.md").unlink(missing_ok=True)
-        merged = model.merge_and_unload()
-    merged.config.use_cache = True
-    merged.save_pretrained(folder)
-    chat.tokenizer.save_pretrained(folder)
-    check_export(folder)
+    write_model(model, merged_weights(model), chat, folder)
     (folder / "losses.json").write_text(json.dumps(losses))
     meta = {
         "model_hash": weights_hash(folder),
         "format_hash": config["format_hash"],
         "base_hash": config["base_hash"],
         "plan_hash": job["plan_hash"],
+        "data_hash": job["data_hash"],
         "seed": job["seed"],
         "steps": len(losses),
         "first_loss": losses[0] if losses else None,
@@ -57,17 +55,64 @@ def save_student(
     return meta
 
 
-def check_export(folder: Path) -> None:
-    """Refuse a checkpoint with zero-size or non-finite tensors."""
+def merged_weights(model: Any) -> dict[str, Tensor]:
+    """The weights under the base model's names, adapters added to what they adapt. The model stays as it is."""
+    if not hasattr(model, "peft_config"):
+        return dict(model.state_dict())
+    base = model.get_base_model()
+    deltas = {
+        f"{name}.weight": module.get_delta_weight("default")
+        for name, module in base.named_modules()
+        if hasattr(module, "get_delta_weight") and "default" in getattr(module, "lora_A", ())
+    }
+    merged: dict[str, Tensor] = {}
+    for name, tensor in base.state_dict().items():
+        if ".lora_" in name:
+            continue
+        plain = name.replace(".base_layer.", ".")
+        delta = deltas.get(plain)
+        merged[plain] = tensor if delta is None else tensor + delta.to(tensor.dtype)
+    return merged
+
+
+def write_model(model: Any, weights: Mapping[str, Tensor], chat: ChatFormat, folder: Path) -> None:
+    """Weights, configuration and tokenizer, as transformers and vLLM load them; read back and compared.
+
+    Raises:
+        TrainingError: what was written is not what was given.
+    """
+    plain = model.get_base_model() if hasattr(model, "peft_config") else model
+    plain.config.use_cache = True
+    plain.save_pretrained(folder, state_dict=dict(weights))
+    plain.config.use_cache = False
+    chat.tokenizer.save_pretrained(folder)
+    check_export(folder, weights)
+
+
+def check_export(folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Read every tensor back.
+
+    Raises:
+        TrainingError: one is missing (unless it is tied to one that is there), empty, not finite or another.
+    """
     import torch
     from safetensors import safe_open
 
-    for file in folder.glob("*.safetensors"):
+    there: set[int] = set()
+    seen: set[str] = set()
+    for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as handle:
             for name in handle.keys():  # noqa: SIM118 (not a dict)
-                tensor = handle.get_tensor(name)
+                tensor, meant = handle.get_tensor(name), weights.get(name)
                 if tensor.numel() == 0 or not bool(torch.isfinite(tensor).all()):
                     raise TrainingError(f"{file}: tensor '{name}' is empty or not finite; the checkpoint is not kept")
+                if meant is None or not torch.equal(tensor, meant.detach().cpu()):
+                    raise TrainingError(f"{file}: tensor '{name}' is not what was trained; the checkpoint is not kept")
+                there.add(meant.data_ptr())
+                seen.add(name)
+    lost = [name for name, tensor in weights.items() if name not in seen and tensor.data_ptr() not in there]
+    if lost or not seen:
+        raise TrainingError(f"{folder}: {', '.join(lost) or 'every tensor'} is missing; the checkpoint is not kept")
 
 
 def _card(meta: Mapping[str, Any]) -> str:

@@ -109,13 +109,32 @@ def _hash_of(path: str, size: int, modified: int, inode: int) -> str:  # noqa: A
 
 
 def load_model(folder: str, dtype: str = "bfloat16", device: str = "cpu", **options: Any) -> PreTrainedModel:
-    """A causal LM from safetensors, never with remote code. `dtype` is a torch dtype's name."""
+    """A causal LM from safetensors, never with remote code. `dtype` is a torch dtype's name.
+
+    Raises:
+        DataError: a file is damaged, or weights are missing (which transformers would draw at random).
+    """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False, **options
-    )
+    try:
+        model, told = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **options,
+        )
+    except SafetensorError as error:
+        raise DataError(f"model folder '{folder}': a weights file is damaged ({error}); fetch it again") from error
+    missing = sorted(told["missing_keys"])
+    if missing:
+        raise DataError(
+            f"model folder '{folder}' lacks {len(missing)} of the model's weights, such as {missing[0]}: it is not a "
+            "whole checkpoint"
+        )
     model.to(device)  # pyright: ignore[reportArgumentType]
     return model
 

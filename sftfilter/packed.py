@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
 
-Row = tuple[list[int], list[int]]
-"""Token ids of the prompt (no loss) and of the answer (loss, stop token included)."""
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A conversation as token ids, and the positions of those that the loss is taken on (stop tokens included)."""
+
+    ids: list[int]
+    supervised: list[int]
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 def packed_loss_sum(model: Any, rows: list[Row], device: torch.device) -> torch.Tensor:
-    """Summed cross-entropy (nats) over the answers of `rows`, packed into one sequence without padding.
+    """Summed cross-entropy (nats) over the supervised tokens of `rows`, packed into one sequence without padding.
 
     Position ids restart with every row, from which transformers builds a mask that keeps rows apart. Only positions
     whose next token is supervised reach the vocabulary projection.
@@ -20,11 +29,10 @@ def packed_loss_sum(model: Any, rows: list[Row], device: torch.device) -> torch.
     ids: list[int] = []
     positions: list[int] = []
     predict: list[int] = []
-    for prompt, answer in rows:
-        first = len(ids) + len(prompt) - 1
-        predict += range(first, first + len(answer))
-        ids += prompt + answer
-        positions += range(len(prompt) + len(answer))
+    for row in rows:
+        predict += [len(ids) + position - 1 for position in row.supervised]
+        ids += row.ids
+        positions += range(len(row))
     input_ids = torch.tensor([ids], device=device)
     keep = torch.tensor(predict, device=device)
     logits = model(

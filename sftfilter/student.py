@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import deepspeed
@@ -10,21 +12,31 @@ import torch.distributed as dist
 from ray.train.torch import get_device
 
 from sftfilter.chat_format import ChatFormat
+from sftfilter.deepspeed_config import deepspeed_config
 from sftfilter.models import load_model
 from sftfilter.packed import Row, packed_loss_sum
-from sftfilter.training import Execution, Lora, TrainingSettings
 from sftfilter.training_plan import split_step
+from sftfilter.training_settings import Execution, Lora, TrainingSettings
 
 
 class Student:
     """A model under training: base weights, adapters if any, and a DeepSpeed engine."""
 
     def __init__(
-        self, base: str, settings: TrainingSettings, execution: Execution, seed: int, steps: int, chat: ChatFormat
+        self,
+        base: str,
+        settings: TrainingSettings,
+        execution: Execution,
+        seed: int,
+        steps: int,
+        chat: ChatFormat,
+        universal: bool = False,
     ) -> None:
         self.execution = execution
         self.device: torch.device = get_device() if execution.use_gpu else torch.device("cpu")  # pyright: ignore
         self.chat = chat
+        self.micro_batch: list[int] = []  # what of the step's rows is being computed, for whoever reports a failure
+        self.bad_rows: list[int] = []  # rows of the last step's micro-batches whose loss was not finite
         torch.manual_seed(seed)
         model = load_model(
             base,
@@ -56,7 +68,7 @@ class Student:
         self.engine, _, _, self.schedule = deepspeed.initialize(
             model=model,
             model_parameters=trained,  # pyright: ignore[reportArgumentType]
-            config=deepspeed_config(settings, execution),
+            config=deepspeed_config(settings, execution, universal),
             lr_scheduler=_schedule(settings, steps),
             dist_init_required=False,
         )
@@ -68,14 +80,16 @@ class Student:
             Mean loss per supervised token over all workers (nats), and the tokens the step processed.
         """
         world, rank = dist.get_world_size(), dist.get_rank()
-        lengths = [len(p) + len(a) for p, a in rows]
+        lengths = [len(row) for row in rows]
         micro_batches = split_step(lengths, world, self.execution.micro_batch_tokens)[rank]
-        supervised = sum(len(a) for _, a in rows)
+        supervised = sum(len(row.supervised) for row in rows)
         total = torch.zeros((), dtype=torch.float64)
+        self.bad_rows = []
         for number, indices in enumerate(micro_batches):
+            self.micro_batch = indices
             self.engine.set_gradient_accumulation_boundary(number == len(micro_batches) - 1)
             # A worker without rows still takes part in every collective, with zero weight.
-            share = [rows[i] for i in indices] or [([self.chat.stop_id], [self.chat.stop_id])]
+            share = [rows[i] for i in indices] or [Row([self.chat.stop_id] * 2, [1])]
             loss_sum = packed_loss_sum(self.engine, share, self.device)
             if not indices:
                 loss_sum = loss_sum * 0.0
@@ -84,49 +98,23 @@ class Student:
             self.engine.backward(loss_sum * (world / supervised), scale_wrt_gas=False)
             self.engine.step()
             total += loss_sum.detach().double().cpu()
+            if not torch.isfinite(total) and not self.bad_rows:
+                self.bad_rows = indices
         total = total.to(self.device)
         dist.all_reduce(total)
         return float(total) / supervised, sum(lengths)
 
-    def gather_for_export(self) -> None:
-        """Make every rank hold whole weights (ZeRO-3 shards them)."""
-        if self.execution.zero_stage == 3:
-            params = list(self.model.parameters())
-            self._gathered = deepspeed.zero.GatheredParameters(params)
-            self._gathered.__enter__()
+    @contextmanager
+    def whole_weights(self) -> Iterator[None]:
+        """While it lasts, every rank holds whole weights (ZeRO-3 shards them). All ranks enter it."""
+        sharded = list(self.model.parameters()) if self.execution.zero_stage == 3 else []
+        with deepspeed.zero.GatheredParameters(sharded, enabled=bool(sharded)):
+            yield
 
     def close(self) -> None:
         """Free the engine; the process group stays for the next arm."""
-        if self.execution.zero_stage == 3:
-            self._gathered.__exit__(None, None, None)
         self.engine.destroy()
         del self.engine, self.model
-
-
-def deepspeed_config(settings: TrainingSettings, execution: Execution) -> dict[str, Any]:
-    """DeepSpeed's configuration; the batch itself is planned by us, so its batch keys are formal."""
-    return {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": settings.max_grad_norm,
-        "bf16": {"enabled": settings.precision == "bf16"},
-        "communication_data_type": "fp32",
-        "optimizer": {
-            "type": "AdamW",
-            "params": {
-                "lr": settings.learning_rate,
-                "betas": [0.9, 0.999],
-                "weight_decay": settings.weight_decay,
-                "torch_adam": not execution.use_gpu,
-            },
-        },
-        "zero_optimization": {
-            "stage": execution.zero_stage,
-            "stage3_gather_16bit_weights_on_model_save": True,
-        },
-        "steps_per_print": 10**9,
-        "wall_clock_breakdown": False,
-    }
 
 
 def _schedule(settings: TrainingSettings, steps: int) -> Any:

@@ -6,8 +6,11 @@ import json
 import math
 import os
 import shutil
+import socket
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +18,44 @@ import pyarrow.parquet as pq
 import ray.train
 import torch
 import torch.distributed as dist
+from transformers import AutoConfig
 
-from sftfilter import progress
+from sftfilter import progress, resume
 from sftfilter.artifacts import Store, disk_errors
 from sftfilter.chat_format import ChatFormat
 from sftfilter.checkpoint import save_student
-from sftfilter.errors import DataError, TrainingError
+from sftfilter.errors import DataError, SftfilterError, TrainingError
 from sftfilter.models import load_tokenizer
 from sftfilter.packed import Row
+from sftfilter.step_exports import StepExports
+from sftfilter.step_log import StepLog
 from sftfilter.student import Student
-from sftfilter.training import STAGE, Execution, TrainingSettings
+from sftfilter.train_failures import (
+    check_loss,
+    is_out_of_memory,
+    keep_refusal,
+    memory_knobs,
+    out_of_memory,
+    refusal,
+)
+from sftfilter.train_watchdog import Watchdog
+from sftfilter.training import EXPORTS, STAGE
+from sftfilter.training_settings import Execution, TrainingSettings
 
 
-def train_worker(config: dict[str, Any]) -> None:
+def train_worker(config: Mapping[str, Any]) -> None:
     """Entry point of every Ray Train worker."""
+    work = Path(config["work"])
+    if _agree(refusal(work) is not None):
+        return  # Ray Train tries every failure again, and this one would only repeat itself
+    try:
+        _train_arms(config, work)
+    except SftfilterError as error:
+        keep_refusal(work, dist.get_rank(), error)
+        raise
+
+
+def _train_arms(config: Mapping[str, Any], work: Path) -> None:
     execution = Execution.model_validate(config["execution"])
     torch.set_num_threads(max(1, int(execution.cpus_per_worker)))
     # DeepSpeed compiles (or looks up) its CPU communication with ninja, which lies beside our interpreter.
@@ -40,83 +67,203 @@ def train_worker(config: dict[str, Any]) -> None:
             f"this worker's tokenizer and template hash to {chat.hash}, the plan's to {config['format_hash']}: "
             "every node must load the same model files"
         )
-    rank_zero = dist.get_rank() == 0
+    _check_vocabulary(config, chat)
+    _say_who_works(work)
     for job in config["jobs"]:
-        done = store.find(STAGE, job["key"]) is not None if rank_zero else False
-        if _agree(done):
-            continue
-        began = time.monotonic()
+        done = store.find(STAGE, job["key"]) is not None if dist.get_rank() == 0 else False
+        if not _agree(done):
+            _train_arm(Arm.read(job, chat), job, config, execution, chat, store, work)
+
+
+def _check_vocabulary(config: Mapping[str, Any], chat: ChatFormat) -> None:
+    """Refuse a tokenizer of another model: ids that the model has no embedding for."""
+    model = AutoConfig.from_pretrained(config["base"], trust_remote_code=False).get_text_config()
+    highest = max(chat.tokenizer.get_vocab().values())
+    if highest >= model.vocab_size:
+        raise TrainingError(
+            f"the tokenizer (format hash {chat.hash}) has token ids up to {highest} and the base model (hash "
+            f"{config['base_hash']}) {model.vocab_size} embeddings: they belong to different models"
+        )
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What one student is trained on."""
+
+    key: str
+    name: str
+    seed: int
+    settings: TrainingSettings
+    plan: list[list[str | None]]
+    rows: dict[str, Row]
+
+    @staticmethod
+    def read(job: Mapping[str, Any], chat: ChatFormat) -> Arm:
+        """From the files that the driver wrote."""
+        folder = Path(job["folder"])
         settings = TrainingSettings.model_validate(job["settings"])
-        rows = read_rows(Path(job["folder"]) / "rows.parquet", chat, settings.max_length)
-        plan = json.loads((Path(job["folder"]) / "plan.json").read_text())
-        student = Student(config["base"], settings, execution, job["seed"], len(plan), chat)
-        losses = _run_steps(student, plan, rows, job["name"], Path(config["progress"]))
-        student.gather_for_export()
-        if rank_zero:
-            _export(student, chat, store, job, config, losses, time.monotonic() - began)
-        student.close()
-        dist.barrier()
-        ray.train.report({"arm": job["name"], "loss": losses[-1] if losses else None})
+        rows = read_rows(folder / "rows.parquet", chat, settings)
+        return Arm(job["key"], job["name"], job["seed"], settings, json.loads((folder / "plan.json").read_text()), rows)
+
+
+def _train_arm(
+    arm: Arm,
+    job: Mapping[str, Any],
+    config: Mapping[str, Any],
+    execution: Execution,
+    chat: ChatFormat,
+    store: Store,
+    work: Path,
+) -> None:
+    began = time.monotonic()
+    found = resume.find(arm.key)
+    universal = found.universal(arm.name, execution) if found else False
+    student = Student(config["base"], arm.settings, execution, arm.seed, len(arm.plan), chat, universal)
+    losses: list[float] = []
+    if found:
+        found.load(student, universal)
+        losses = list(found.state.losses)
+        if dist.get_rank() == 0:
+            progress.append(work / "progress.jsonl", {"resumed": arm.name, "at": found.state.step})
+    log = None
+    if dist.get_rank() == 0:
+        facts = {"key": arm.key, "seed": arm.seed, **job["settings"], **job["labels"]}
+        log = StepLog(
+            work / "progress.jsonl", work.parent / "tensorboard", execution.tracking, arm.name, len(arm.plan), facts
+        )
+    exports = StepExports(arm.settings.exports, work / EXPORTS / arm.key, chat) if arm.settings.exports else None
+    try:
+        with Watchdog(work, dist.get_rank(), execution.collective_timeout_s) as watchdog:
+            _run_steps(student, arm, losses, execution, log, exports, watchdog)
+    finally:
+        if log:
+            log.close()
+    with student.whole_weights():
+        if dist.get_rank() == 0:
+            _export(student, chat, store, job, config, losses, time.monotonic() - began, exports)
+    student.close()
+    dist.barrier()
+    ray.train.report({"arm": arm.name, "loss": losses[-1] if losses else None})
 
 
 def _export(
     student: Student,
     chat: ChatFormat,
     store: Store,
-    job: dict[str, Any],
-    config: dict[str, Any],
+    job: Mapping[str, Any],
+    config: Mapping[str, Any],
     losses: list[float],
     seconds: float,
+    exports: StepExports | None,
 ) -> None:
     folder = store.begin(STAGE, job["key"])
     try:
         with disk_errors(store.root):
             meta = save_student(student.model, chat, folder, job, config, losses, seconds)
+            meta["exports"] = exports.copy_into(folder) if exports else []
             store.commit(folder, STAGE, job["key"], meta)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def read_rows(path: Path, chat: ChatFormat, max_length: int) -> dict[str, Row]:
+def read_rows(path: Path, chat: ChatFormat, settings: TrainingSettings) -> dict[str, Row]:
     """Tokenised rows by row id.
 
     Raises:
-        DataError: a row is longer than `max_length` tokens.
+        DataError: a row is longer than `max_length` tokens, or its template cannot be trained on.
     """
     rows: dict[str, Row] = {}
     for record in pq.read_table(path).to_pylist():
-        prompt = chat.prompt_ids(record["messages"])
-        answer = chat.answer_ids(record["messages"], record["completion"])
-        if len(prompt) + len(answer) > max_length:
+        try:
+            ids, supervised = chat.supervised(record["messages"], record["completion"], settings.loss_on)
+        except DataError as error:
+            raise DataError(f"row {record['row_id']}: {error}") from error
+        if len(ids) > settings.max_length:
             raise DataError(
-                f"row {record['row_id']} has {len(prompt) + len(answer)} tokens, training.max_length is {max_length}: "
+                f"row {record['row_id']} has {len(ids)} tokens, training.max_length is {settings.max_length}: "
                 "raise it or drop the row"
             )
-        rows[record["row_id"]] = (prompt, answer)
+        rows[record["row_id"]] = Row(ids, supervised)
     return rows
 
 
 def _run_steps(
-    student: Student, plan: list[list[str | None]], rows: dict[str, Row], name: str, events: Path
-) -> list[float]:
-    losses: list[float] = []
-    tokens = 0
-    began = time.monotonic()
-    for number, slots in enumerate(plan):
-        batch = [rows[r] for r in slots if r is not None]
-        loss, processed = student.step(batch)
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"arm {name}: the loss is {loss} at step {number} (rows {', '.join(r for r in slots if r)}): lower "
-                "training.learning_rate or look at these rows"
-            )
+    student: Student,
+    arm: Arm,
+    losses: list[float],
+    execution: Execution,
+    log: StepLog | None,
+    exports: StepExports | None,
+    watchdog: Watchdog,
+) -> None:
+    """Go on from the step that `losses` has reached."""
+    worst = 3 * math.log(len(student.chat.tokenizer))
+    saved = time.monotonic()
+    for number in range(len(losses), len(arm.plan)):
+        watchdog.step(number + 1)
+        began = time.monotonic()
+        names = [r for r in arm.plan[number] if r is not None]
+        batch = [arm.rows[r] for r in names]
+        wait = time.monotonic() - began
+        rate = float(student.schedule.get_last_lr()[0])
+        loss, processed = _step(student, batch, names, arm.name, number + 1)
+        norm = float(student.engine.get_global_grad_norm() or 0.0)
+        suspects = names
+        if not math.isfinite(loss):  # the same on every worker, so all of them ask
+            suspects = [names[i] for i in _gathered(student.bad_rows)] or names
+        check_loss(arm.name, number + 1, loss, norm, suspects, worst)
         losses.append(loss)
-        tokens += processed
-        if dist.get_rank() == 0:
-            rate = tokens / (time.monotonic() - began)
-            event = {"arm": name, "step": number + 1, "steps": len(plan), "loss": loss, "tokens_per_s": rate}
-            progress.append(events, event)
-    return losses
+        if log:
+            log.step(number + 1, loss, rate, norm, processed, time.monotonic() - began, wait)
+        if exports and (number + 1) % exports.wanted.every_steps == 0 and number + 1 < len(arm.plan):
+            with student.whole_weights():
+                if dist.get_rank() == 0:
+                    exports.start(student.model, number + 1, losses)
+        if number + 1 < len(arm.plan) and _is_due(number + 1, saved, execution, student.device):
+            if exports:
+                exports.finish()  # what a checkpoint is past is not exported again
+            state = resume.ArmState(arm.key, number + 1, dist.get_world_size(), execution.zero_stage, losses)
+            resume.save(student, arm.settings, state, {"arm": arm.name, "step": number + 1, "loss": loss})
+            saved = time.monotonic()
+
+
+def _step(student: Student, batch: list[Row], names: list[str], arm: str, number: int) -> tuple[float, int]:
+    """A step whose lack of memory is told with the micro-batch that met it."""
+    try:
+        return student.step(batch)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        knobs = memory_knobs(student.execution)
+        current = student.micro_batch
+        length = sum(len(batch[i]) for i in current)
+        raise out_of_memory(arm, number, [names[i] for i in current], length, knobs) from error
+
+
+def _is_due(step: int, saved: float, execution: Execution, device: torch.device) -> bool:
+    """Whether a checkpoint is to be written; by rank 0's clock, since clocks differ."""
+    if execution.checkpoint_every_steps and step % execution.checkpoint_every_steps == 0:
+        return True
+    if execution.checkpoint_every_s is None:
+        return False
+    due = torch.tensor([float(time.monotonic() - saved >= execution.checkpoint_every_s)], device=device)
+    dist.broadcast(due, src=0)
+    return bool(due.item())
+
+
+def _say_who_works(work: Path) -> None:
+    (work / f"stuck-{dist.get_rank()}.json").unlink(missing_ok=True)  # of a group before this one
+    workers: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(workers, {"rank": dist.get_rank(), "host": socket.gethostname(), "pid": os.getpid()})
+    if dist.get_rank() == 0:
+        progress.append(work / "progress.jsonl", {"workers": workers})
+
+
+def _gathered(indices: list[int]) -> list[int]:
+    """Every worker's indices, on every worker."""
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, indices)
+    return sorted({i for some in found for i in some})
 
 
 def _agree(value: bool) -> bool:

@@ -13,62 +13,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any
 
 from sftfilter.artifacts import Artifact, Store, write_table
-from sftfilter.config import Settings, stable_hash
-from sftfilter.errors import SftfilterError, TrainingError
+from sftfilter.config import stable_hash
+from sftfilter.errors import TrainingError
+from sftfilter.train_cluster import RunStorage, check_can_ever_run, worker_resources
+from sftfilter.train_failures import memory_knobs, readable, refusal
+from sftfilter.train_watchdog import blame
+from sftfilter.training_settings import Execution, Full, Lora, TrainingSettings
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from sftfilter.training_plan import TrainingPlan
 
+__all__ = ["STAGE", "Execution", "Full", "Lora", "TrainingRun", "TrainingSettings", "train_all"]
+
 STAGE = "student"
-VERSION = 1
-
-
-class Lora(Settings):
-    """Low-rank adapters (Hu et al. 2021) on the named modules; the checkpoint holds them merged and apart."""
-
-    kind: Literal["lora"] = "lora"
-    rank: Annotated[int, Field(gt=0)] = 16
-    alpha: Annotated[float, Field(gt=0)] = 32
-    targets: str | list[str] = "all-linear"
-
-
-class Full(Settings):
-    """Every weight is trained."""
-
-    kind: Literal["full"] = "full"
-
-
-class TrainingSettings(Settings):
-    """How students are trained. What changes results is hashed; `execution` is where and how fast it runs."""
-
-    method: Annotated[Lora | Full, Field(discriminator="kind")] = Lora()
-    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
-    warmup_share: Annotated[float, Field(ge=0, le=1)] = 0.1
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    epochs: Annotated[float, Field(gt=0)] = 2
-    batch: Annotated[int, Field(gt=0, description="rows in an optimizer step, over all workers")] = 8
-    max_length: Annotated[int, Field(gt=0, description="tokens a row may have; longer ones are refused")] = 2048
-    precision: Literal["bf16", "fp32"] = "bf16"
-
-
-class Execution(Settings):
-    """Workers and memory. Students are the same whatever these are, within float error."""
-
-    workers: Annotated[int, Field(gt=0)] = 2
-    use_gpu: bool = False
-    cpus_per_worker: Annotated[float, Field(gt=0)] = 1
-    zero_stage: Literal[0, 1, 2, 3] = 2
-    micro_batch_tokens: Annotated[int, Field(gt=0, description="tokens packed into one forward pass")] = 4096
-    gradient_checkpointing: bool = False
-    max_failures: Annotated[int, Field(ge=0, description="worker crashes survived; finished arms are kept")] = 1
+EXPORTS = "exports"
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -102,60 +66,102 @@ def train_all(
 ) -> dict[str, Artifact]:
     """Train what is not in the store yet; answers an artifact for each run's name.
 
-    Runs with equal rows, order, settings and seed are one training, whatever their names.
+    Runs with equal rows, order, settings and seed are one training, whatever their names. An arm that was interrupted
+    goes on from its last checkpoint.
 
     Args:
         storage: folder for Ray Train's own bookkeeping and the progress files.
-        on_event: called with each progress event (see `train_loop.Progress`).
+        on_event: called with each progress event: a step (arm, step, steps, loss, tokens_per_s), the workers of a
+            group (workers), an arm that goes on from a checkpoint (resumed, at), or something a person should know
+            (note).
 
     Raises:
+        MachineError: the cluster can never have the workers.
         TrainingError: a worker failed; the message carries its reason.
     """
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    from sftfilter.progress import follow
-
     keys = {run.name: _key(run, store, base_hash, format_hash) for run in runs}
     before = {name: store.find(STAGE, key) for name, key in keys.items()}
     missing = {keys[run.name]: run for run in runs if before[run.name] is None}
     if missing:
+        check_can_ever_run(execution)
         work = storage / "training"
-        shutil.rmtree(work, ignore_errors=True)
+        place = RunStorage(execution.checkpoints or str(work), f"train-{_place_hash(storage, store)}")
+        _clear_all_but(work, {place.name, EXPORTS})
+        place.tidy(on_event)
         jobs = [_write_job(work, key, run) for key, run in sorted(missing.items(), key=lambda item: item[1].name)]
-        progress = work / "progress.jsonl"
-        trainer = TorchTrainer(
-            _train_on_worker,
-            train_loop_config={
-                "store": str(store.root),
-                "base": base,
-                "base_hash": base_hash,
-                "system_prompt": system_prompt,
-                "format_hash": format_hash,
-                "execution": execution.model_dump(),
-                "jobs": jobs,
-                "progress": str(progress),
-            },
-            torch_config=TorchConfig(backend="nccl" if execution.use_gpu else "gloo"),
-            scaling_config=ScalingConfig(
-                num_workers=execution.workers,
-                use_gpu=execution.use_gpu,
-                resources_per_worker={"CPU": execution.cpus_per_worker, "GPU": int(execution.use_gpu)},
-            ),
-            run_config=RunConfig(
-                name="train", storage_path=str(work), failure_config=FailureConfig(max_failures=execution.max_failures)
-            ),
-        )
-        with follow(progress, on_event), _own_interrupts():
-            try:
-                trainer.fit()
-            except Exception as error:
-                raise _readable(error) from error
+        config = {
+            "store": str(store.root),
+            "base": base,
+            "base_hash": base_hash,
+            "system_prompt": system_prompt,
+            "format_hash": format_hash,
+            "execution": execution.model_dump(),
+            "jobs": jobs,
+            "work": str(work),
+        }
+        _fit(config, execution, work, place, on_event)
+        place.clear()
+        shutil.rmtree(work / EXPORTS, ignore_errors=True)
     finished = {name: before[name] or _fresh(store.find(STAGE, key)) for name, key in keys.items()}
     lost = [name for name, artifact in finished.items() if artifact is None]
     if lost:
         raise TrainingError(f"training ended without an error but left no checkpoint for {', '.join(lost)}; run again")
     return {name: artifact for name, artifact in finished.items() if artifact is not None}
+
+
+def _fit(
+    config: dict[str, Any],
+    execution: Execution,
+    work: Path,
+    place: RunStorage,
+    on_event: Callable[[Mapping[str, Any]], None],
+) -> None:
+    """One TorchTrainer for every job."""
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from sftfilter.progress import follow
+    from sftfilter.train_watch import Restarts
+
+    progress = work / "progress.jsonl"
+    trainer = TorchTrainer(
+        _train_on_worker,
+        train_loop_config=config,
+        torch_config=TorchConfig(
+            backend="nccl" if execution.use_gpu else "gloo", timeout_s=execution.collective_timeout_s
+        ),
+        scaling_config=ScalingConfig(
+            num_workers=execution.workers,
+            use_gpu=execution.use_gpu,
+            resources_per_worker=worker_resources(execution),
+        ),
+        run_config=RunConfig(
+            name=place.name,
+            storage_path=place.root,
+            storage_filesystem=place.filesystem,
+            failure_config=FailureConfig(max_failures=execution.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            callbacks=[Restarts(str(progress))],
+        ),
+    )
+    last: dict[str, Any] = {}
+
+    def remember(event: Mapping[str, Any]) -> None:
+        last.update(event)
+        on_event(event)
+
+    error: Exception | None = None
+    with follow(progress, remember), _own_interrupts():
+        try:
+            trainer.fit()
+        except Exception as failed:
+            error = failed
+    refused = refusal(work)
+    if refused:
+        raise refused from error
+    if error:
+        workers = len(last.get("workers", ())) or execution.most_workers
+        raise readable(error, workers, last, memory_knobs(execution), blame(work, workers)) from error
 
 
 def _train_on_worker(config: dict[str, Any]) -> None:
@@ -181,11 +187,32 @@ def _own_interrupts() -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
 
 
+def _place_hash(storage: Path, store: Store) -> str:
+    """Tells experiments apart that keep their checkpoints in one bucket."""
+    return f"{storage.name}-{stable_hash([str(storage.resolve()), str(store.root)], 8)}"
+
+
+def _clear_all_but(work: Path, kept: set[str]) -> None:
+    """Remove what an earlier run left in the folder, checkpoints within an arm excepted."""
+    work.mkdir(parents=True, exist_ok=True)
+    for entry in work.iterdir():
+        if entry.name in kept:
+            continue
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
+
+
 def _key(run: TrainingRun, store: Store, base_hash: str, format_hash: str) -> str:
     # The plan names rows by id only, so their texts are hashed beside it.
-    texts = sorted((r["row_id"], r["messages"], r["completion"]) for r in run.rows.to_pylist())
-    inputs = {"base": base_hash, "format": format_hash, "plan": run.plan.hash, "rows": stable_hash(texts)}
+    inputs = {"base": base_hash, "format": format_hash, "plan": run.plan.hash, "rows": data_hash(run.rows)}
     return store.key(STAGE, VERSION, {"training": run.settings.model_dump(mode="json"), "seed": run.seed}, inputs)
+
+
+def data_hash(rows: pa.Table) -> str:
+    """Hash over the ids and texts of rows, whatever their order."""
+    return stable_hash(sorted((r["row_id"], r["messages"], r["completion"]) for r in rows.to_pylist()))
 
 
 def _write_job(work: Path, key: str, run: TrainingRun) -> dict[str, Any]:
@@ -201,18 +228,5 @@ def _write_job(work: Path, key: str, run: TrainingRun) -> dict[str, Any]:
         "settings": run.settings.model_dump(mode="json"),
         "labels": dict(run.labels),
         "plan_hash": run.plan.hash,
+        "data_hash": data_hash(run.rows),
     }
-
-
-def _readable(error: Exception) -> SftfilterError:
-    """The worker's own reason, out of Ray Train's wrapping."""
-    failures = getattr(error, "worker_failures", None) or {}
-    for failure in failures.values():
-        cause = getattr(failure, "cause", None) or getattr(failure, "__cause__", None) or failure
-        text = str(cause).strip().splitlines()
-        if isinstance(cause, SftfilterError):
-            return cause
-        if text:
-            reason = next((line for line in reversed(text) if line.strip()), text[-1])
-            return TrainingError(f"a training worker failed: {reason}")
-    return TrainingError(f"training failed: {error}")

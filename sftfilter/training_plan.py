@@ -6,11 +6,19 @@ workers. Arms that share prompts share their order: every arm orders its rows by
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sftfilter.config import stable_hash
+
+if TYPE_CHECKING:
+    from sftfilter.training_settings import TrainingSettings
+
+EPOCHS = 2.0
+"""Passes over the rows when the settings give no budget."""
 
 
 @dataclass(frozen=True)
@@ -26,32 +34,50 @@ class TrainingPlan:
 
 
 def make_plan(
-    rows: Sequence[tuple[str, str]], order_over: Sequence[str], *, batch: int, epochs: float, seed: int
+    rows: Sequence[tuple[str, str]],
+    order_over: Sequence[str],
+    settings: TrainingSettings,
+    seed: int,
+    supervised: Callable[[], Mapping[str, int]] | None = None,
 ) -> TrainingPlan:
-    """Plan `epochs` passes over `rows`.
+    """Plan as many steps over `rows` as the settings' budget allows.
+
+    Epochs stop within a pass if they are a fraction, and the last step is padded. Steps are all full. A budget of
+    supervised tokens ends with the step that reaches it.
 
     Args:
         rows: (order key, row id) pairs; the order key is the prompt's id.
         order_over: every prompt id of the experiment, of which `rows` may use a part.
-        batch: rows in an optimizer step; the last step of the plan is padded.
-        epochs: passes; a fraction stops part-way through the last pass.
         seed: of the permutations, one for each pass.
+        supervised: row id -> tokens that the loss is taken on; asked only for a budget of tokens.
     """
-    queue: list[str] = []
-    wanted = round(len(rows) * epochs)
+    batch = settings.batch
+    endless = _passes(rows, order_over, seed)
+    if settings.steps is not None:
+        queue = list(itertools.islice(endless, settings.steps * batch))
+    elif settings.supervised_tokens is not None:
+        assert supervised is not None
+        counts, queue, spent = supervised(), [], 0
+        while spent < settings.supervised_tokens:
+            step = list(itertools.islice(endless, batch))
+            spent += sum(counts[row] for row in step)
+            queue += step
+    else:
+        queue = list(itertools.islice(endless, round(len(rows) * (settings.epochs or EPOCHS))))
+    slots: list[str | None] = [*queue, *[None] * (-len(queue) % batch)]
+    return TrainingPlan(tuple(tuple(slots[i : i + batch]) for i in range(0, len(slots), batch)))
+
+
+def _passes(rows: Sequence[tuple[str, str]], order_over: Sequence[str], seed: int) -> Iterator[str]:
+    """Row ids, pass after pass without end."""
     prompts = sorted(set(order_over))
     by_prompt: dict[str, list[str]] = {}
     for prompt, row in rows:
         by_prompt.setdefault(prompt, []).append(row)
-    epoch = 0
-    while len(queue) < wanted:
+    for epoch in itertools.count():
         order = prompts.copy()
         random.Random(f"{seed}/{epoch}").shuffle(order)
-        queue += [row for prompt in order for row in by_prompt.get(prompt, [])]
-        epoch += 1
-    queue = queue[:wanted]
-    slots: list[str | None] = [*queue, *[None] * (-len(queue) % batch)]
-    return TrainingPlan(tuple(tuple(slots[i : i + batch]) for i in range(0, len(slots), batch)))
+        yield from (row for prompt in order for row in by_prompt.get(prompt, ()))
 
 
 def split_step(lengths: Sequence[int], workers: int, max_tokens: int) -> list[list[list[int]]]:

@@ -39,12 +39,12 @@ class Answering(JobSpec):
 def check_workers(execution: Execution, have: Mapping[str, float]) -> None:
     """Raise MachineError when there are too few CPUs or GPUs for the training workers."""
     need = {
-        "CPU": execution.workers * execution.cpus_per_worker,
-        "GPU": float(execution.workers if execution.use_gpu else 0),
+        "CPU": execution.fewest_workers * execution.cpus_per_worker,
+        "GPU": float(execution.fewest_workers if execution.use_gpu else 0),
     }
     for resource, amount in need.items():
         if amount > have.get(resource, 0):
             raise MachineError(
-                f"execution.workers: {execution.workers} workers need {amount:g} {resource}, this machine has "
-                f"{have.get(resource, 0):g}: lower execution.workers, or submit to a larger cluster"
+                f"execution.workers: {execution.fewest_workers} workers need {amount:g} {resource}, this machine "
+                f"has {have.get(resource, 0):g}: lower execution.workers, or submit to a larger cluster"
             )

@@ -124,7 +124,7 @@ def explained(uri: str) -> Iterator[None]:
 def _matches(path: str) -> list[File]:
     from pyarrow import fs
 
-    uri = _complete(path)
+    uri = complete(path)
     with explained(uri):
         system, inner = filesystem(uri)
         info = system.get_file_info(inner)
@@ -143,7 +143,7 @@ def _matches(path: str) -> list[File]:
     return [_file(uri, i.path, i) for i in sorted(found, key=lambda i: i.path)]
 
 
-def _complete(path: str) -> str:
+def complete(path: str) -> str:
     """An absolute path, or a URI with the endpoint and region of this environment, since other nodes may have others."""
     if "://" not in path:
         return str(Path(path).expanduser().absolute())

@@ -8,6 +8,7 @@ from typing import Any
 
 from sftfilter.report import dots, embedded, gaps, plots, tables, words
 from sftfilter.report import formats as f
+from sftfilter.report.curves import trait_curves
 from sftfilter.report.figures import Plot
 from sftfilter.report.shell import write_page
 
@@ -43,8 +44,13 @@ def _sections(results: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, 
         "forest": dots.forest(f.part(results, "estimands")),
         "rows_plot": plots.row_counts(arms),
         "losses": plots.losses(arms),
+        "curves": [drawn for name in _trait_names(arms) if (drawn := trait_curves(arms, name))],
         "scorers": _scorers(results, rows),
     }
+
+
+def _trait_names(arms: list[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for arm in arms for name in f.part(arm, "traits")))
 
 
 def _view(
@@ -137,6 +143,7 @@ def _spec_text(spec: Any) -> str:
 
 def _plots(sections: Mapping[str, Any]) -> list[Plot | None]:
     drawn = [sections["forest"], sections["rows_plot"], sections["losses"]]
+    drawn += sections["curves"]
     drawn += [trait[key] for trait in sections["traits"] for key in ("plot", "odds_plot")]
     return drawn + [scorer["plot"] for scorer in sections["scorers"]]
 

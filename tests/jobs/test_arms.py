@@ -17,10 +17,10 @@ from jobs.console import Stages
 from jobs.kinds.experiment import Experiment
 from jobs.outcome import grade_cells
 from jobs.outcome_rows import training_rows
+from jobs.planning import rows_of
 from jobs.reserve import Reserve
 from jobs.rewrites import Rewriter
 from jobs.spec import load_spec
-from jobs.students import rows_of
 from jobs.tutoring import Base
 from sftfilter.artifacts import Artifact, Store, write_table
 from sftfilter.interventions import counts_of

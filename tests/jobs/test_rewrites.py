@@ -14,10 +14,10 @@ from jobs.arms import Material, plan_arms
 from jobs.console import Stages
 from jobs.experiment import read_prompts, score_all
 from jobs.kinds.experiment import Experiment
+from jobs.planning import rows_of
 from jobs.reserve import read_reserve
 from jobs.rewrites import Rewriter
 from jobs.spec import load_spec
-from jobs.students import rows_of
 from jobs.tutoring import load_base, make_rollouts
 from sftfilter.artifacts import Store
 from sftfilter.errors import DataError

@@ -512,3 +512,13 @@ def test_browser_renders_degenerate_results(browser: Browser, tmp_path: Path, na
     browser.open(write_report(tmp_path, DEGENERATE[name], [{}], []), 400)
     assert browser.problems() == []
     assert browser.run("document.documentElement.scrollWidth") <= 400
+
+
+def test_a_trait_over_training_steps_is_drawn(tmp_path: Path) -> None:
+    results = sample_results()
+    plain = write_report(tmp_path / "plain", results, [], []).read_text()
+    assert "curve-date_confusion" not in plain
+    points = [{"step": step, **_rate(step / 100, 70)} for step in (20, 40, 80)]
+    results["arms"][1]["curves"] = {"date_confusion": points}
+    page = write_report(tmp_path / "page", results, [], []).read_text()
+    assert "date_confusion by training step: all-original 20% at step 20, 40% at step 40, 80% at step 80." in page

@@ -1,179 +1,302 @@
-"""Training is exact: two ZeRO-2 workers give the weights of a plain single-process loop, and bad runs say why."""
+"""Training is exact: workers, ZeRO stages and micro-batches change nothing, and a plain loop gives the same weights."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import struct
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch.nn.functional import cross_entropy
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from sftfilter.artifacts import Store
 from sftfilter.chat_format import ChatFormat
-from sftfilter.errors import DataError, TrainingError
-from sftfilter.models import ensure_builtin, load_model, load_tokenizer
+from sftfilter.errors import DataError, MachineError, TrainingError
+from sftfilter.models import load_model, load_tokenizer, weights_hash
 from sftfilter.packed import packed_loss_sum
-from sftfilter.train_loop import read_rows
-from sftfilter.training import Execution, Full, Lora, TrainingRun, TrainingSettings, train_all
-from sftfilter.training_plan import TrainingPlan, make_plan
+from sftfilter.training_plan import TrainingPlan
+from sftfilter.training_settings import Exports
+from tests.training_case import FULL, LORA, Case, furthest, gradients_on_worker, rows, tiny_llama, turn, weights
 
-ROWS: list[dict[str, Any]] = [
-    {
-        "row_id": f"r{i}",
-        "messages": [{"role": "user", "content": "word " * (1 + 3 * (i % 5)) + str(i)}],
-        "completion": "answer " * (1 + i % 4) + "done",
-    }
-    for i in range(12)
-]
+TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
-def chat() -> ChatFormat:
-    return ChatFormat(load_tokenizer(str(ensure_builtin())), "Be brief.")
+def ray_once() -> Iterator[None]:
+    """Ray for the whole file; Ray Train looks at its workers ten times as often as by default."""
+    from cluster.local import local_ray
+    from jobs.run import worker_env
+
+    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
+    with local_ray(worker_env(), cpus=2):
+        yield
+    del os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"]
 
 
 @pytest.fixture(scope="module")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory, chat: ChatFormat) -> str:
-    """A random two-layer model with the real tokenizer."""
-    folder = tmp_path_factory.mktemp("tiny")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(chat.tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    chat.tokenizer.save_pretrained(folder)
-    return str(folder)
+def case(tiny_chat_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    chat = ChatFormat(load_tokenizer(str(tiny_chat_model)), "Be brief.")
+    folder = tmp_path_factory.mktemp("training")
+    return Case(tiny_llama(folder / "model", chat), chat, folder)
 
 
-def _run(name: str, settings: TrainingSettings, rows: list[dict[str, Any]] = ROWS, seed: int = 1) -> TrainingRun:
-    ids = [row["row_id"] for row in rows]
-    plan = make_plan([(i, i) for i in ids], ids, batch=settings.batch, epochs=settings.epochs, seed=seed)
-    return TrainingRun(name, seed, pa.Table.from_pylist(rows), plan, settings, {"arm": name})
-
-
-def _train(runs: list[TrainingRun], model: str, chat: ChatFormat, folder: Path, **execution: Any) -> dict[str, Any]:
-    return train_all(
-        runs,
-        store=Store(folder / "store"),
-        base=model,
-        base_hash="base",
-        system_prompt=chat.system_prompt,
-        format_hash=chat.hash,
-        execution=Execution(**execution),
-        storage=folder,
-        on_event=lambda event: None,
-    )
-
-
-def plain_loop(model_folder: str, run: TrainingRun, chat: ChatFormat, folder: Path) -> dict[str, torch.Tensor]:
-    """The oracle: one process, one row at a time, token-weighted over the whole optimizer step."""
-    torch.manual_seed(run.seed)
-    model = load_model(model_folder, "float32")
-    pq.write_table(run.rows, folder / "oracle.parquet")
-    rows = read_rows(folder / "oracle.parquet", chat, 2048)
-    settings = run.settings
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.0)
-    steps = len(run.plan.steps)
-    warmup = max(1, round(steps * settings.warmup_share))
-    for number, slots in enumerate(run.plan.steps):
-        for group in optimizer.param_groups:
-            decay = (steps - number) / max(1, steps - warmup)
-            group["lr"] = settings.learning_rate * min((number + 1) / warmup, decay, 1.0)
-        batch = [rows[slot] for slot in slots if slot is not None]
-        supervised = sum(len(answer) for _, answer in batch)
-        for prompt, answer in batch:
-            ids = torch.tensor([prompt + answer])
-            logits = model(input_ids=ids).logits[0, len(prompt) - 1 : -1]
-            (cross_entropy(logits, torch.tensor(answer), reduction="sum") / supervised).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+@pytest.fixture(scope="module")
+def oracle(case: Case) -> dict[str, dict[str, torch.Tensor]]:
+    return {name: case.oracle(case.run(name, settings))[0] for name, settings in (("full", FULL), ("lora", LORA))}
 
 
 @pytest.mark.ray
-def test_two_zero_workers_equal_a_plain_loop(
-    local_ray: None, tiny_model: str, chat: ChatFormat, tmp_path: Path
+@pytest.mark.parametrize(
+    ("workers", "zero_stage", "micro_batch_tokens"),
+    [(1, 0, 4096), (2, 1, 4096), (2, 2, 40), (4, 3, 60)],  # 40 tokens: several micro-batches, unequal, some empty
+)
+def test_any_split_equals_a_plain_loop(
+    ray_once: None,
+    case: Case,
+    oracle: dict[str, dict[str, torch.Tensor]],
+    workers: int,
+    zero_stage: int,
+    micro_batch_tokens: int,
 ) -> None:
-    settings = TrainingSettings(method=Full(), learning_rate=1e-3, epochs=2, batch=5, precision="fp32")
-    run = _run("full", settings)
-    oracle = plain_loop(tiny_model, run, chat, tmp_path)
-    # 40 tokens a micro-batch: several to a step, unequal, some empty.
-    made = _train([run], tiny_model, chat, tmp_path, zero_stage=2, micro_batch_tokens=40)["full"]
-    trained = load_file(made.path / "model.safetensors")
-    start = load_file(Path(tiny_model) / "model.safetensors")
-    for name, tensor in trained.items():
-        assert (tensor - oracle[name]).abs().max() < 1e-5, name
-    moved = max(float((trained[n] - start[n]).abs().max()) for n in trained)
-    assert moved > 1e-3
+    made = case.train(
+        [case.run("full", FULL), case.run("lora", LORA)],
+        f"split-{workers}-{zero_stage}",
+        workers=workers,
+        zero_stage=zero_stage,
+        micro_batch_tokens=micro_batch_tokens,
+        cpus_per_worker=0.5,
+    )
+    start = weights_of(case.model)
+    for name, artifact in made.items():
+        trained = weights(artifact)
+        assert set(trained) == set(start)
+        assert furthest(trained, oracle[name]) < TOLERANCE
+        assert furthest(trained, start) > 100 * TOLERANCE, "and it did learn"
+
+
+def weights_of(folder: str) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(Path(folder) / "model.safetensors")
 
 
 @pytest.mark.ray
-def test_arms_adapters_reuse_and_bad_rows(local_ray: None, tiny_model: str, chat: ChatFormat, tmp_path: Path) -> None:
-    settings = TrainingSettings(method=Lora(rank=4, alpha=8), epochs=1, batch=6, precision="bf16", learning_rate=1e-2)
-    made = _train(
-        [_run("a", settings), _run("twin", settings), _run("b", settings, ROWS[:7])], tiny_model, chat, tmp_path
-    )
+def test_gradients_equal_those_of_the_plain_loop(ray_once: None, case: Case) -> None:
+    from ray.train import ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from safetensors.torch import load_file
+
+    runs = [case.run("full", FULL), case.run("lora", LORA)]
+    expected = {run.name: case.oracle(run)[1] for run in runs}
+    ways = [(0, 4096), (1, 40), (2, 40), (2, 4096), (3, 40)]
+    tried = []
+    for run in runs:
+        (case.storage / f"gradients-{run.name}").mkdir()
+        tried.append(
+            {
+                "settings": run.settings.model_dump(),
+                "rows": str(case.storage / f"rows-{run.name}.parquet"),
+                "step": run.plan.steps[0],
+                "seed": run.seed,
+                "ways": ways,
+                "out": str(case.storage / f"gradients-{run.name}"),
+            }
+        )
+    TorchTrainer(
+        gradients_on_worker,
+        train_loop_config={"model": case.model, "system_prompt": case.chat.system_prompt, "tried": tried},
+        torch_config=TorchConfig(backend="gloo"),
+        scaling_config=ScalingConfig(num_workers=2, resources_per_worker={"CPU": 1}),
+    ).fit()
+    for name, gradients in expected.items():
+        files = sorted((case.storage / f"gradients-{name}").glob("*.safetensors"))
+        assert len(files) == len(ways)
+        largest = max(float(g.abs().max()) for g in gradients.values())
+        for file in files:
+            got = load_file(file)
+            assert set(got) == set(gradients)
+            assert furthest(got, gradients) < TOLERANCE * largest, file
+
+
+def test_a_planted_wrong_mask_is_seen(case: Case, oracle: dict[str, dict[str, torch.Tensor]]) -> None:
+    """What the comparison with the plain loop would find: losses on the prompt, one token late, or without stops."""
+    run = case.run("full", FULL)
+    stop = case.chat.stop_id
+    for wrong in (
+        lambda row: range(1, len(row)),
+        lambda row: [p - 1 for p in row.supervised],
+        lambda row: [p for p in row.supervised if row.ids[p] != stop],
+        lambda row: [p for p in row.supervised if p > row.supervised[-1] - 2],
+    ):
+        assert furthest(case.oracle(run, wrong)[0], oracle["full"]) > 10 * TOLERANCE
+
+
+def test_packed_rows_do_not_see_each_other(case: Case) -> None:
+    model = load_model(case.model, "float32", attn_implementation="eager").eval()
+    some = list(case.rows_of(case.run("packed", FULL)).values())[:4]
+    with torch.no_grad():
+        together = packed_loss_sum(model, some, torch.device("cpu"))
+        apart = sum(float(packed_loss_sum(model, [row], torch.device("cpu"))) for row in some)
+        ids = torch.tensor([[token for row in some for token in row.ids]])
+        starts = [sum(len(r) for r in some[:k]) for k in range(len(some))]
+        at = torch.tensor([start + p for start, row in zip(starts, some, strict=True) for p in row.supervised])
+        mixed = torch.nn.functional.cross_entropy(model(input_ids=ids).logits[0, at - 1], ids[0, at], reduction="sum")
+    assert abs(float(together) - apart) < 1e-3
+    assert abs(float(mixed) - apart) > 0.1, "were they to see each other, the loss would tell"
+
+
+@pytest.mark.ray
+def test_arms_adapters_reuse_and_bad_rows(ray_once: None, case: Case) -> None:
+    settings = LORA.model_copy(update={"epochs": 1, "batch": 6, "precision": "bf16"})
+    first = [case.run("a", settings), case.run("twin", settings), case.run("b", settings, rows()[:7])]
+    made = case.train(first, "arms")
     assert made["a"].path == made["twin"].path, "equal rows, order and settings are one training"
     assert made["b"].path != made["a"].path
     assert (made["a"].path / "adapter" / "adapter_model.safetensors").exists()
     assert json.loads((made["a"].path / "losses.json").read_text())[-1] < made["a"].meta["first_loss"]
-    assert not list(made["a"].path.rglob("*.bin")), "no pickle in what is exported"
+    pickles = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
+    assert not [f for f in made["a"].path.rglob("*") if f.suffix in pickles], "no pickle in what is exported"
 
     before = (made["a"].path / "model.safetensors").stat().st_mtime_ns
-    shutil.rmtree(made["b"].path)
-    again = _train([_run("a", settings), _run("b", settings, ROWS[:7])], tiny_model, chat, tmp_path)
+    kept = made["b"].path.rename(case.storage / "b")
+    again = case.train([case.run("a", settings), case.run("b", settings, rows()[:7])], "arms")
     assert (again["a"].path / "model.safetensors").stat().st_mtime_ns == before
-    assert again["b"].meta["model_hash"] == made["b"].meta["model_hash"], "the same run gives the same weights"
+    assert (again["b"].path / "model.safetensors").read_bytes() == (kept / "model.safetensors").read_bytes()
 
-    long = [dict(ROWS[0], messages=[{"role": "user", "content": "word " * 400}])]
-    short = settings.model_copy(update={"max_length": 64})
-    with pytest.raises((DataError, TrainingError), match=r"training\.max_length is 64"):
-        _train([_run("long", short, long)], tiny_model, chat, tmp_path)
-
-
-def test_packed_rows_do_not_see_each_other(tiny_model: str, chat: ChatFormat, tmp_path: Path) -> None:
-    model = load_model(tiny_model, "float32", attn_implementation="eager").eval()
-    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "rows.parquet")
-    rows = list(read_rows(tmp_path / "rows.parquet", chat, 2048).values())[:4]
-    with torch.no_grad():
-        together = packed_loss_sum(model, rows, torch.device("cpu"))
-        apart = sum(packed_loss_sum(model, [row], torch.device("cpu")) for row in rows)
-    assert abs(float(together) - float(apart)) < 1e-3
+    long = [{"row_id": "long", "messages": [turn("user", "word " * 400)], "completion": "x"}]
+    with pytest.raises(DataError, match=r"row long has \d+ tokens, training\.max_length is 64"):
+        case.train([case.run("long", settings.model_copy(update={"max_length": 64}), long)], "long", max_failures=0)
 
 
-def test_the_loss_covers_the_answer_and_its_stop_token_only(chat: ChatFormat) -> None:
-    messages: list[Any] = [{"role": "user", "content": "Hello"}]
-    answer = chat.answer_ids(messages, "Hi there.")
-    assert answer[-1] == chat.stop_id
-    assert chat.tokenizer.decode(answer[:-1]) == "Hi there."
-    whole = chat.tokenizer.apply_chat_template(
-        [{"role": "system", "content": "Be brief."}, *messages, {"role": "assistant", "content": "Hi there."}]
+@pytest.mark.ray
+def test_workers_that_can_never_be_had_are_refused_at_once(ray_once: None, case: Case) -> None:
+    run = case.run("never", FULL)
+    with pytest.raises(MachineError, match=r"3 workers need 3 CPU, this cluster has 2: lower execution\.workers"):
+        case.train([run], "never", workers=3)
+    with pytest.raises(MachineError, match=r"needs 3 CPU and the largest node of this cluster has 2: lower exec"):
+        case.train([run], "never", workers=1, cpus_per_worker=3)
+    with pytest.raises(MachineError, match=r"needs 1 GPU and the largest node of this cluster has 0: set execution"):
+        case.train([run], "never", workers=1, use_gpu=True)
+
+
+def test_a_loss_that_is_lost_stops_with_step_and_rows(ray_once: None, case: Case) -> None:
+    wild = FULL.model_copy(update={"learning_rate": 1e6, "warmup_share": 0.0})
+    with pytest.raises(
+        TrainingError, match=r"arm wild: the (loss|gradient).* at step \d+ \(rows r\d+.*lower training\."
+    ):
+        case.train([case.run("wild", wild)], "wild")
+
+
+def test_other_templates_are_refused_with_both_hashes(ray_once: None, case: Case) -> None:
+    from dataclasses import replace
+
+    other = ChatFormat(case.chat.tokenizer, "Another system prompt.")
+    other.__dict__["hash"] = "0123456789abcdef"
+    with pytest.raises(
+        TrainingError,
+        match=rf"hash to {ChatFormat(case.chat.tokenizer, 'Another system prompt.').hash}, the plan's to 0123456789abcdef",
+    ):
+        replace(case, chat=other).train([case.run("other", FULL)], "other", max_failures=0)
+
+
+def test_base_models_that_are_not_whole_are_refused(case: Case, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    folder = tiny_llama(tmp_path / "model", case.chat)
+    file = Path(folder) / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(DataError, match="a weights file is damaged"):
+        load_model(folder)
+    less = weights_of(case.model)
+    del less["model.layers.1.mlp.up_proj.weight"]
+    save_file(less, file, {"format": "pt"})
+    with pytest.raises(DataError, match=r"lacks 1 of the model's weights, such as model\.layers\.1\.mlp\.up_proj"):
+        load_model(folder)
+
+
+@pytest.mark.ray
+def test_a_tokenizer_of_another_model_is_refused_with_both_hashes(ray_once: None, case: Case) -> None:
+    from dataclasses import replace
+
+    other = ChatFormat(load_tokenizer(case.model), "Be brief.")
+    other.tokenizer.add_tokens(["<one-more>"])
+    folder = case.storage / "other-model"
+    shutil.copytree(case.model, folder)
+    other.tokenizer.save_pretrained(folder)
+    message = (
+        rf"tokenizer \(format hash {other.hash}\) has token ids up to \d+ and the base model \(hash base\) \d+ emb"
     )
-    ids = whole["input_ids"]  # pyright: ignore[reportArgumentType, reportCallIssue, reportIndexIssue]
-    assert chat.prompt_ids(messages) + answer == ids[: len(chat.prompt_ids(messages)) + len(answer)]
+    with pytest.raises(TrainingError, match=message):
+        replace(case, model=str(folder), chat=other).train([case.run("other", FULL)], "other-model", max_failures=0)
 
 
-def test_plan_hash_tells_texts_apart(chat: ChatFormat, tmp_path: Path) -> None:
+def test_plan_hash_tells_texts_apart(case: Case, tmp_path: Path) -> None:
     """Rows with the same ids but other texts are another training (ids need not be hashes of the text)."""
     from sftfilter.training import _key
 
     store = Store(tmp_path)
-    settings = TrainingSettings()
-    other = [dict(row, completion="else") for row in ROWS]
-    assert _key(_run("a", settings), store, "b", "f") != _key(_run("a", settings, other), store, "b", "f")
-    assert isinstance(_run("a", settings).plan, TrainingPlan)
+    other = [dict(row, completion="else") for row in rows()]
+    assert _key(case.run("a", FULL), store, "b", "f") != _key(case.run("a", FULL, other), store, "b", "f")
+    assert isinstance(case.run("a", FULL).plan, TrainingPlan)
+
+
+@pytest.mark.ray
+def test_exports_in_between_are_models_and_curves_are_kept(ray_once: None, case: Case) -> None:
+    settings = LORA.model_copy(update={"epochs": None, "steps": 6, "exports": Exports(every_steps=2)})
+    best = settings.model_copy(update={"exports": Exports(every_steps=2, keep=1)})
+    runs = [case.run("curve", settings), case.run("best", best)]
+    made = case.train(runs, "curve", zero_stage=3)
+    exports = made["curve"].meta["exports"]
+    assert [export["step"] for export in exports] == [2, 4]
+    for export in exports:
+        folder = made["curve"].path / "steps" / f"{export['step']:08d}"
+        assert weights_hash(folder) == export["model_hash"]
+        expected = case.oracle(runs[0], steps_done=export["step"])[0]
+        assert furthest(load_model(str(folder), "float32").state_dict(), expected) < TOLERANCE
+    (kept,) = made["best"].meta["exports"]
+    assert kept == min(exports, key=lambda export: export["loss"])
+    assert [path.name for path in (made["best"].path / "steps").iterdir()] == [f"{kept['step']:08d}"]
+
+    losses = json.loads((made["curve"].path / "losses.json").read_text())
+    curves = read_events(case.storage / "curve" / "tensorboard" / "curve")
+    assert curves["train/loss"] == pytest.approx(dict(enumerate(losses, 1)))
+    assert curves["train/learning_rate"][1] == pytest.approx(settings.learning_rate)
+    for name in ("grad_norm", "tokens_per_s", "step_s", "data_wait_s", "peak_memory_gib"):
+        assert set(curves[f"train/{name}"]) == set(range(1, 7))
+        assert min(curves[f"train/{name}"].values()) >= 0
+
+    card = (made["curve"].path / "README.md").read_text()
+    for fact in ("data_hash", "format_hash", "base_hash", "plan_hash", "model_hash", "arm"):
+        assert f"| {fact} |" in card
+
+
+def read_events(folder: Path) -> dict[str, dict[int, float]]:
+    """Scalars of TensorBoard event files: records of length, checksum, protocol buffer, checksum."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    scalars: dict[str, dict[int, float]] = {}
+    for file in folder.iterdir():
+        data = file.read_bytes()
+        at = 0
+        while at < len(data):
+            (length,) = struct.unpack_from("<Q", data, at)
+            event = Event.FromString(data[at + 12 : at + 12 + length])
+            for value in event.summary.value:
+                scalars.setdefault(value.tag, {})[event.step] = value.simple_value
+            at += length + 16
+    return scalars
+
+
+@pytest.mark.ray
+def test_too_large_a_micro_batch_is_named_with_what_to_turn(ray_once: None, case: Case) -> None:
+    huge = [{"row_id": "huge", "messages": [turn("user", "word " * 600_000)], "completion": "x"}, *rows()[:1]]
+    settings = FULL.model_copy(update={"max_length": 10**7, "batch": 2})
+    message = (
+        r"arm huge, step 1: out of memory in a micro-batch of 1 rows and \d{6,} tokens \(huge\): lower "
+        r"execution\.micro_batch_tokens \(now 4096\) or set execution\.gradient_checkpointing: true"
+    )
+    with pytest.raises(TrainingError, match=message):
+        case.train([case.run("huge", settings, huge)], "huge", workers=1, max_failures=0)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from sftfilter.training_plan import make_plan, split_step
+from sftfilter.training_settings import TrainingSettings
 
 PROMPTS = [f"p{i}" for i in range(20)]
 
@@ -15,36 +18,55 @@ def _rows(prompts: list[str]) -> list[tuple[str, str]]:
     return [(p, f"row-{p}") for p in prompts]
 
 
+def settings(batch: int, **budget: Any) -> TrainingSettings:
+    return TrainingSettings(batch=batch, **budget)
+
+
 def test_every_row_once_an_epoch_and_padding_fills_the_last_step() -> None:
-    plan = make_plan(_rows(PROMPTS), PROMPTS, batch=8, epochs=2, seed=0)
+    plan = make_plan(_rows(PROMPTS), PROMPTS, settings(8, epochs=2), 0)
     slots = [slot for step in plan.steps for slot in step]
     assert Counter(slots) == {f"row-{p}": 2 for p in PROMPTS} | {}
     assert {len(step) for step in plan.steps} == {8}
-    odd = make_plan(_rows(PROMPTS[:5]), PROMPTS, batch=8, epochs=1, seed=0)
+    odd = make_plan(_rows(PROMPTS[:5]), PROMPTS, settings(8, epochs=1), 0)
     assert [slot is None for slot in odd.steps[0]].count(True) == 3
 
 
 def test_fraction_of_an_epoch() -> None:
-    plan = make_plan(_rows(PROMPTS), PROMPTS, batch=5, epochs=1.5, seed=0)
+    plan = make_plan(_rows(PROMPTS), PROMPTS, settings(5, epochs=1.5), 0)
     assert len(plan.steps) == 6
     assert max(Counter(slot for step in plan.steps for slot in step).values()) == 2
 
 
+def test_budgets_of_steps_and_of_supervised_tokens() -> None:
+    by_steps = make_plan(_rows(PROMPTS), PROMPTS, settings(8, steps=7), 0)
+    assert len(by_steps.steps) == 7
+    assert None not in {slot for step in by_steps.steps for slot in step}, "steps are full"
+    default = make_plan(_rows(PROMPTS), PROMPTS, settings(8), 0)
+    assert default.steps == by_steps.steps[:5], "the same order; two epochs by default"
+
+    counts = {f"row-{p}": 10 + i for i, p in enumerate(PROMPTS)}
+    by_tokens = make_plan(_rows(PROMPTS), PROMPTS, settings(4, supervised_tokens=500), 0, lambda: counts)
+    spent = [sum(counts[row] for row in step if row) for step in by_tokens.steps]
+    assert sum(spent) >= 500 > sum(spent[:-1])
+    with pytest.raises(ValidationError, match="give one of epochs, steps, supervised_tokens"):
+        settings(4, steps=1, epochs=1)
+
+
 def test_arms_share_their_order() -> None:
-    whole = make_plan(_rows(PROMPTS), PROMPTS, batch=4, epochs=1, seed=3)
-    part = make_plan(_rows(PROMPTS[:11]), PROMPTS, batch=4, epochs=1, seed=3)
+    whole = make_plan(_rows(PROMPTS), PROMPTS, settings(4, epochs=1), 3)
+    part = make_plan(_rows(PROMPTS[:11]), PROMPTS, settings(4, epochs=1), 3)
     kept = [s for step in whole.steps for s in step if s in {f"row-{p}" for p in PROMPTS[:11]}]
     assert [s for step in part.steps for s in step if s] == kept
 
 
 def test_seed_and_rows_change_the_hash() -> None:
     plans = [
-        make_plan(_rows(PROMPTS), PROMPTS, batch=4, epochs=1, seed=0),
-        make_plan(_rows(PROMPTS), PROMPTS, batch=4, epochs=1, seed=1),
-        make_plan(_rows(PROMPTS[:-1]), PROMPTS, batch=4, epochs=1, seed=0),
+        make_plan(_rows(PROMPTS), PROMPTS, settings(4, epochs=1), 0),
+        make_plan(_rows(PROMPTS), PROMPTS, settings(4, epochs=1), 1),
+        make_plan(_rows(PROMPTS[:-1]), PROMPTS, settings(4, epochs=1), 0),
     ]
     assert len({plan.hash for plan in plans}) == 3
-    assert make_plan(_rows(PROMPTS), list(reversed(PROMPTS)), batch=4, epochs=1, seed=0).hash == plans[0].hash
+    assert make_plan(_rows(PROMPTS), list(reversed(PROMPTS)), settings(4, epochs=1), 0).hash == plans[0].hash
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 4])

@@ -1,0 +1,42 @@
+"""From our settings to DeepSpeed's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sftfilter.training_settings import Execution, TrainingSettings
+
+
+def deepspeed_config(settings: TrainingSettings, execution: Execution, universal: bool = False) -> dict[str, Any]:
+    """DeepSpeed's configuration; the batch itself is planned by us, so its batch keys are formal.
+
+    Args:
+        universal: the checkpoint that will be loaded is in DeepSpeed's universal layout.
+    """
+    zero: dict[str, Any] = {"stage": execution.zero_stage, "stage3_gather_16bit_weights_on_model_save": True}
+    if execution.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    if execution.offload == "all":
+        zero["offload_param"] = {"device": "cpu", "pin_memory": True}
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": settings.max_grad_norm,
+        "bf16": {"enabled": settings.precision == "bf16"},
+        "communication_data_type": "fp32",
+        "optimizer": {
+            "type": "AdamW",
+            "params": {
+                "lr": settings.learning_rate,
+                "betas": [0.9, 0.999],
+                "weight_decay": settings.weight_decay,
+                "torch_adam": not execution.use_gpu,
+            },
+        },
+        "zero_optimization": zero,
+        "steps_per_print": 10**9,
+        "wall_clock_breakdown": False,
+    }
+    if universal:
+        config["checkpoint"] = {"load_universal": True}
+    return config

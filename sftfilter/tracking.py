@@ -1,0 +1,120 @@
+"""Where a training's curves go: TensorBoard's event files by default, MLflow and Weights & Biases where they are asked for.
+
+Only the first worker tracks. A tracker that fails says so once and is left out: training is worth more than its curves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from sftfilter.training_settings import Tracking
+
+
+class Tracker(Protocol):
+    """One place that curves go to."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Values of one optimizer step, counted from 1."""
+
+    def close(self) -> None:
+        """Nothing more comes."""
+
+
+class TensorBoard:
+    """Event files below `folder / arm`."""
+
+    def __init__(self, folder: Path, arm: str) -> None:
+        from tensorboardX import SummaryWriter
+
+        # An arm that goes on from a checkpoint hides the steps that are done again.
+        self.writer = SummaryWriter(str(folder / arm), flush_secs=10)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """See Tracker."""
+        for name, value in values.items():
+            self.writer.add_scalar(f"train/{name}", value, step)
+
+    def close(self) -> None:
+        """See Tracker."""
+        self.writer.close()
+
+
+class MLflow:
+    """A run in an experiment of an MLflow server, by Ray's own set-up (which logs from the first worker only)."""
+
+    def __init__(self, uri: str | None, experiment: str, arm: str, facts: Mapping[str, Any]) -> None:
+        from ray.air.integrations.mlflow import setup_mlflow
+
+        self.mlflow: Any = setup_mlflow(
+            dict(facts),
+            tracking_uri=uri,
+            experiment_name=experiment,
+            run_name=arm,
+            create_experiment_if_not_exists=True,
+        )
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """See Tracker."""
+        self.mlflow.log_metrics(dict(values), step=step)
+
+    def close(self) -> None:
+        """See Tracker."""
+        self.mlflow.end_run()
+
+
+class WandB:
+    """A run in a project of Weights & Biases, by Ray's own set-up; the key comes from WANDB_API_KEY."""
+
+    def __init__(self, project: str, group: str, arm: str, facts: Mapping[str, Any]) -> None:
+        from ray.air.integrations.wandb import setup_wandb
+
+        self.run: Any = setup_wandb(
+            dict(facts), project=project, name=arm, id=facts["key"], group=group, resume="allow"
+        )
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """See Tracker."""
+        self.run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        """See Tracker."""
+        self.run.finish()
+
+
+class Trackers:
+    """All that the settings ask for."""
+
+    def __init__(
+        self, wanted: Tracking, folder: Path, arm: str, facts: Mapping[str, Any], say: Callable[[str], None]
+    ) -> None:
+        self.say = say
+        self.open: dict[str, Tracker] = {}
+        made: dict[str, Callable[[], Tracker]] = {}
+        if wanted.tensorboard:
+            made["tensorboard"] = lambda: TensorBoard(folder, arm)
+        if wanted.mlflow:
+            uri = wanted.mlflow_uri
+            made["mlflow"] = lambda: MLflow(uri, str(wanted.mlflow), arm, facts)
+        if wanted.wandb:
+            made["wandb"] = lambda: WandB(str(wanted.wandb), folder.parent.name, arm, facts)
+        for name, make in made.items():
+            self._try(name, lambda name=name, make=make: self.open.__setitem__(name, make()))
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """See Tracker."""
+        for name, tracker in list(self.open.items()):
+            self._try(name, lambda tracker=tracker: tracker.log(step, values))
+
+    def close(self) -> None:
+        """See Tracker."""
+        for name, tracker in list(self.open.items()):
+            self._try(name, tracker.close)
+
+    def _try(self, name: str, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except Exception as error:  # each client raises its own
+            self.open.pop(name, None)
+            self.say(f"tracking with {name} is off: {error}")

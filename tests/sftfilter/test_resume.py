@@ -1,0 +1,221 @@
+"""Nothing trained is lost beyond the last checkpoint, and what comes of it is the same, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sftfilter.chat_format import ChatFormat
+from sftfilter.errors import TrainingError
+from sftfilter.models import load_tokenizer
+from sftfilter.train_cluster import RunStorage
+from tests.conftest import REPOSITORY
+from tests.training_case import FULL, LORA, Case, Killer, furthest, kill_one, same_bits, tiny_llama, weights
+
+STEPS = 40
+LONG = {
+    name: settings.model_copy(update={"epochs": None, "steps": STEPS})
+    for name, settings in (("full", FULL), ("lora", LORA))
+}
+
+
+@pytest.fixture(scope="module")
+def ray_once() -> Iterator[None]:
+    """Ray for the whole file; Ray Train looks at its workers ten times as often as by default."""
+    from cluster.local import local_ray
+    from jobs.run import worker_env
+
+    os.environ |= {
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+        "AWS_ACCESS_KEY_ID": "me",
+        "AWS_SECRET_ACCESS_KEY": "mine",
+    }
+    with local_ray(worker_env(), cpus=2):
+        yield
+    for name in ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        del os.environ[name]
+
+
+@pytest.fixture(scope="module")
+def case(tiny_chat_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    chat = ChatFormat(load_tokenizer(str(tiny_chat_model)), "Be brief.")
+    folder = tmp_path_factory.mktemp("resume")
+    return Case(tiny_llama(folder / "model", chat), chat, folder)
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """A real S3 protocol server on loopback; Ray's processes find its credentials in the environment."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    moto.start()
+    host, port = moto.get_host_and_port()
+    url = f"http://{host}:{port}"
+    client = boto3.client(
+        "s3", endpoint_url=url, region_name="us-east-1", aws_access_key_id="me", aws_secret_access_key="mine"
+    )
+    client.create_bucket(Bucket="runs")
+    yield f"s3://runs/mine?endpoint_override={url}"
+    moto.stop()
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("zero_stage", "arms", "remote"),
+    [(1, ["lora"], True), (2, ["full"], False), (3, ["full", "lora"], False)],
+    ids=["1-s3", "2", "3"],
+)
+def test_a_killed_worker_costs_nothing_but_time(
+    ray_once: None, case: Case, bucket: str, zero_stage: int, arms: list[str], remote: bool
+) -> None:
+    """Arms, each interrupted once by SIGKILL, against the same that are not."""
+    runs = [case.run(name, LONG[name]) for name in arms]
+    into = f"broken-{zero_stage}"
+    killer = Killer(bucket if remote else case.storage / into, arms, kill_one)
+    settings: dict[str, Any] = {"workers": 2, "zero_stage": zero_stage, "micro_batch_tokens": 60}
+    saving = {"checkpoint_every_steps": 5, "checkpoints": bucket if remote else None}
+    broken = case.train(runs, into, killer, **settings, **saving)
+    whole = case.train(runs, f"whole-{zero_stage}", **settings)
+    assert set(killer.resumed()) == set(arms)
+    for name, step in killer.resumed().items():
+        assert 0 < step <= killer.struck_at[name][0] + 10
+        assert same_bits(broken[name], whole[name])
+        losses = [(artifact[name].path / "losses.json").read_text() for artifact in (broken, whole)]
+        assert losses[0] == losses[1]
+        assert len(json.loads(losses[0])) == STEPS
+    died = [event for event in killer.events if "worker 1 died" in event.get("note", "")]
+    assert len(died) == len(arms), "and people are told"
+    assert not killer.checkpoints(), "none is left behind"
+
+
+@pytest.mark.ray
+def test_another_number_of_workers_goes_on_and_another_stage_is_refused(ray_once: None, case: Case) -> None:
+    run = case.run("full", LONG["full"])
+    killer = Killer(case.storage / "moved", ["full"], kill_one)
+    settings: dict[str, Any] = {"zero_stage": 3, "checkpoint_every_steps": 5, "max_failures": 0}
+    message = r"worker 1 died \(arm full, after step \d+ of 40\).*lower execution\.micro_batch_tokens.*last checkpoint"
+    with pytest.raises(TrainingError, match=message):
+        case.train([run], "moved", killer, workers=2, **settings)
+    message = r"step \d+ that was written with execution\.zero_stage: 3, .* stage 2: set it back .* or delete"
+    with pytest.raises(TrainingError, match=message):
+        case.train([run], "moved", killer, workers=2, **settings | {"zero_stage": 2})
+
+    (found,) = killer.checkpoints()
+    state = Path(found, "state.json").read_text()
+    half = Path(found).with_name("checkpoint_2099-01-01_00-00-00.000000")  # later, and never finished
+    half.mkdir()
+    (half / "state.json").write_text(state.replace('"step": ', '"step": 3'))
+    moved = case.train([run], "moved", killer, workers=3, cpus_per_worker=0.5, **settings)
+    assert killer.resumed()["full"] == json.loads(state)["step"] > 0
+    assert furthest(weights(moved["full"]), case.oracle(run)[0]) < 1e-5
+
+
+@pytest.mark.ray
+def test_a_killed_driver_goes_on_from_the_last_checkpoint(ray_once: None, case: Case) -> None:
+    """SIGKILL to the process that started it all, Ray with it; the same call goes on, here in another cluster."""
+    runs = [case.run("full", LONG["full"])]
+    into = "driver"
+    killer = Killer(case.storage / into, ["full"], lambda _: os.kill(driver.pid, signal.SIGKILL))
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "tests.training_driver", case.model, str(case.storage), into, str(STEPS)],
+        cwd=REPOSITORY,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert driver.stdout is not None
+    for line in driver.stdout:
+        if line.startswith("{"):  # and not what libraries print
+            killer(json.loads(line))
+    assert driver.wait() == -signal.SIGKILL
+    resumed = case.train(runs, into, killer, workers=2)
+    assert killer.resumed()["full"] > 0
+    assert furthest(weights(resumed["full"]), case.oracle(runs[0])[0]) < 1e-5
+
+
+@pytest.mark.ray
+def test_a_lost_node_leaves_fewer_workers_that_go_on(case: Case) -> None:
+    """Two nodes with a worker each; one is removed in mid-arm, and the other finishes alone."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.lost_node", case.model, str(case.storage), "node", str(STEPS)],
+        cwd=REPOSITORY,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1])
+    assert told["groups"] == [2, 1]
+    assert told["resumed"]["full"] > 0
+    assert told["furthest"] < 1e-5
+
+
+def test_what_killed_runs_leave_is_dropped(tmp_path: Path) -> None:
+    place = RunStorage(str(tmp_path), "run")
+    said: list[str] = []
+    place.tidy(lambda note: said.append(note["note"]))
+    folder = tmp_path / "run"
+    for name in ("checkpoint_1", "checkpoint_2"):
+        (folder / name).mkdir(parents=True)
+    snapshot = folder / "checkpoint_manager_snapshot.json"
+    snapshot.write_text(json.dumps({"checkpoint_results": [{"checkpoint_dir_name": "checkpoint_1"}]}))
+    place.tidy(lambda note: said.append(note["note"]))
+    assert {path.name for path in folder.glob("checkpoint_?")} == {"checkpoint_1"}, "the other one was half-written"
+    assert not said
+
+    snapshot.write_text(snapshot.read_text()[:-9])  # Ray Train was killed while it wrote
+    place.tidy(lambda note: said.append(note["note"]))
+    assert not list(folder.iterdir())
+    assert "damaged; the arm in progress starts over" in said[0]
+    snapshot.write_text(json.dumps({"checkpoint_results": [{"checkpoint_dir_name": "checkpoint_gone"}]}))
+    place.tidy(lambda note: said.append(note["note"]))
+    assert not snapshot.exists()
+    place.clear()
+    assert not folder.exists()
+
+
+def test_shards_with_code_in_them_are_not_run(tmp_path: Path) -> None:
+    """A pickle that calls something is refused, though DeepSpeed asks torch for no restriction."""
+    import pickle
+
+    import torch
+
+    from sftfilter.resume import _tensors_only
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (os.mkdir, (str(tmp_path / "made"),))
+
+    torch.save({"evil": Evil()}, tmp_path / "evil.pt")
+    with _tensors_only(), pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / "evil.pt", weights_only=False)
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.ray
+def test_a_worker_that_hangs_is_named(ray_once: None, case: Case) -> None:
+    """SIGSTOP: the process lives and says nothing more."""
+    killer = Killer(case.storage / "hangs", ["full"], lambda workers: os.kill(workers[1]["pid"], signal.SIGSTOP))
+    message = r"training worker 1 \(without a sign of life\) did not finish step \d+, while 0 waited for it.*collective_timeout_s"
+    with pytest.raises(TrainingError, match=message):
+        case.train(
+            [case.run("full", LONG["full"])],
+            "hangs",
+            killer,
+            checkpoint_every_steps=5,
+            collective_timeout_s=15,
+            max_failures=0,
+        )

@@ -1,0 +1,85 @@
+"""What specs may say of training, and what DeepSpeed is told: the GPU path is not run here, so its words are fixed."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import pytest
+from pydantic import ValidationError
+
+from sftfilter.deepspeed_config import deepspeed_config
+from sftfilter.train_failures import memory_knobs, readable
+from sftfilter.training_settings import Execution, TrainingSettings
+
+ADAM: dict[str, Any] = {"lr": 5e-4, "betas": [0.9, 0.999], "weight_decay": 0.0, "torch_adam": False}
+CPU = {"device": "cpu", "pin_memory": True}
+
+
+def test_deepspeed_on_gpus_is_told_this() -> None:
+    execution = Execution(workers=8, use_gpu=True, zero_stage=3, offload="all")
+    assert deepspeed_config(TrainingSettings(), execution) == {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": 1.0,
+        "bf16": {"enabled": True},
+        "communication_data_type": "fp32",
+        "optimizer": {"type": "AdamW", "params": ADAM},
+        "zero_optimization": {
+            "stage": 3,
+            "stage3_gather_16bit_weights_on_model_save": True,
+            "offload_optimizer": CPU,
+            "offload_param": CPU,
+        },
+        "steps_per_print": 10**9,
+        "wall_clock_breakdown": False,
+    }
+    only_states = deepspeed_config(TrainingSettings(), Execution(use_gpu=True, offload="optimizer"), universal=True)
+    assert only_states["zero_optimization"]["stage"] == 2
+    assert only_states["zero_optimization"]["offload_optimizer"] == CPU
+    assert "offload_param" not in only_states["zero_optimization"]
+    assert only_states["checkpoint"] == {"load_universal": True}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"offload": "optimizer"}, "needs use_gpu: true"),
+        ({"offload": "all", "use_gpu": True, "zero_stage": 2}, "needs zero_stage: 3, which shards parameters; it is 2"),
+        ({"offload": "optimizer", "use_gpu": True, "zero_stage": 0}, "needs zero_stage 1, 2 or 3"),
+        ({"workers": [4, 2]}, r"workers: \[4, 2\] has more at least than at most"),
+        ({"workers": 0}, "greater than 0"),
+    ],
+)
+def test_contradictions_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Execution.model_validate(wrong)
+
+
+def test_elastic_workers() -> None:
+    execution = Execution.model_validate({"workers": [2, 8]})
+    assert (execution.fewest_workers, execution.most_workers) == (2, 8)
+    fixed = Execution(workers=3)
+    assert (fixed.fewest_workers, fixed.most_workers) == (3, 3)
+
+
+def test_memory_knobs_leave_out_what_is_turned_already() -> None:
+    names = {
+        Execution(): "gradient_checkpointing: true",
+        Execution(gradient_checkpointing=True): "zero_stage: 3",
+        Execution(gradient_checkpointing=True, zero_stage=3): "offload: all",
+    }
+    for execution, second in names.items():
+        assert memory_knobs(execution) == f"lower execution.micro_batch_tokens (now 4096) or set execution.{second}"
+
+
+def test_a_collective_that_timed_out_names_who_did_not_come() -> None:
+    """As Ray Train tells it when gloo or NCCL gave up before our own watchdog."""
+
+    class WorkerGroupError(Exception):
+        worker_failures: ClassVar = {
+            0: RuntimeError("[gloo/pair.cc] Timed out waiting 1000ms for recv operation to complete")
+        }
+
+    told = readable(WorkerGroupError(), 2, {"arm": "a", "step": 3, "steps": 9}, "knobs", None)
+    assert "worker 1 did not answer" in str(told)
+    assert "(arm a, after step 3 of 9), while 0 waited" in str(told)
