@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from sftfilter.artifacts import Artifact, Store, write_table
 from sftfilter.config import stable_hash
+from sftfilter.deepspeed_config import backend
 from sftfilter.errors import TrainingError
 from sftfilter.train_cluster import RunStorage, check_can_ever_run, worker_resources
 from sftfilter.train_failures import memory_knobs, readable, refusal
@@ -32,7 +33,8 @@ __all__ = ["STAGE", "Execution", "Full", "Lora", "TrainingRun", "TrainingSetting
 
 STAGE = "student"
 EXPORTS = "exports"
-VERSION = 2
+STATES = "states"
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,8 @@ def train_all(
         }
         _fit(config, execution, work, place, on_event)
         place.clear()
-        shutil.rmtree(work / EXPORTS, ignore_errors=True)
+        for folder in (EXPORTS, STATES):
+            shutil.rmtree(work / folder, ignore_errors=True)
     finished = {name: before[name] or _fresh(store.find(STAGE, key)) for name, key in keys.items()}
     lost = [name for name, artifact in finished.items() if artifact is None]
     if lost:
@@ -127,9 +130,7 @@ def _fit(
     trainer = TorchTrainer(
         _train_on_worker,
         train_loop_config=config,
-        torch_config=TorchConfig(
-            backend="nccl" if execution.use_gpu else "gloo", timeout_s=execution.collective_timeout_s
-        ),
+        torch_config=TorchConfig(backend=backend(execution), timeout_s=execution.collective_timeout_s),
         scaling_config=ScalingConfig(
             num_workers=execution.workers,
             use_gpu=execution.use_gpu,

@@ -23,7 +23,11 @@ from rich.table import Table
 
 from tests.benchmarks.row import Row, missing
 
-AREAS = {"scoring": ("lexicon_speed", "lexicon_memory", "decide", "scoring_models"), "equivalence": ("equivalence",)}
+AREAS = {
+    "scoring": ("lexicon_speed", "lexicon_memory", "decide", "scoring_models"),
+    "training": ("training", "training_arms"),
+    "equivalence": ("equivalence",),
+}
 """Parts of each area: modules of this package with `rows()` that yields a `Row` as soon as it is measured."""
 
 RESULTS = Path("runs/bench")
