@@ -11,6 +11,7 @@ from jobs.arms import keep_decisions
 from jobs.console import Stages
 from jobs.decide_tables import decisions_table, sweep_table
 from jobs.frames import frame_of
+from jobs.guards import read_evaluation, refuse_overlaps
 from jobs.kinds.decide import Decide
 from jobs.records import write_json
 from jobs.rewrites import Rewriter
@@ -39,6 +40,11 @@ def run_decide(spec: Decide, root: Path, stages: Stages, command: str) -> Mappin
     scored = score_everything(spec, root, stages)
     store, folder = Store(root / "artifacts"), root / spec.name
     reserve = _read_reserve(spec, scored, store, stages)
+    if spec.evaluation:
+        with stages.stage("guards", f"prompts that contain evaluation prompts: {spec.contamination.action}"):
+            evaluation = read_evaluation(spec.evaluation, spec.base_model, spec.error_budget, store)
+            given = {**scored.rollouts, **{f"reserve of {teacher}": rows for teacher, rows in reserve.items()}}
+            refuse_overlaps(spec.contamination, given, evaluation, store, stages)
     with stages.stage("decisions", ", ".join(spec.decisions)):
         frame = frame_of(spec.selectors, scored, reserve)
         made = {name: _decide(spec, name, frame, scored, reserve, store, stages) for name in spec.decisions}

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 
 from jobs.console import Stages
 from jobs.kinds.study import Study
+from jobs.tutoring import base_of
 from sftfilter.artifacts import Artifact, Store
-from sftfilter.guards import guard_prompts
+from sftfilter.guards import Contamination, guard_prompts, guard_rollouts
+from sftfilter.prompts import PromptSource, load_prompts
 
 
 def keep_apart(
@@ -22,3 +24,41 @@ def keep_apart(
     found = overlaps.meta["overlapping_texts"]
     stages.note(overlaps, f"{found} of {prompts.meta['used']} prompts overlap with evaluation prompts")
     return (kept if kept is prompts else stages.note(kept, f"{found} dropped")), overlaps
+
+
+def read_evaluation(
+    sources: Mapping[str, PromptSource], base_model: str | None, error_budget: float, store: Store
+) -> dict[str, Artifact]:
+    """Evaluation -> its prompts, as the base model's template takes them."""
+    if base_model is None:
+        return {}
+    base = base_of(base_model, None)
+    return {
+        name: load_prompts(
+            source,
+            store=store,
+            chat=base.chat,
+            context_length=base.context_length,
+            answer_tokens=0,
+            error_budget=error_budget,
+        )
+        for name, source in sources.items()
+    }
+
+
+def refuse_overlaps(
+    settings: Contamination | None,
+    rollouts: Mapping[str, Artifact],
+    evaluation: Mapping[str, Artifact],
+    store: Store,
+    stages: Stages,
+) -> None:
+    """Look for evaluation prompts among the prompts that the rollouts answer.
+
+    Raises:
+        DataError: there are some, and the settings say to refuse.
+    """
+    if settings and evaluation:
+        overlaps = guard_rollouts(settings, rollouts, evaluation, store)
+        found, of = overlaps.meta["overlapping_texts"], overlaps.meta["training_texts"]
+        stages.note(overlaps, f"{found} of {of} answered prompts overlap with evaluation prompts")

@@ -8,10 +8,12 @@ from typing import Any
 
 from jobs.console import Stages
 from jobs.frames import frame_of
+from jobs.guards import read_evaluation, refuse_overlaps
 from jobs.inspect_tables import everything
 from jobs.kinds.inspect import ROWS_PER_DECILE, Inspect
 from jobs.kinds.score import RolloutJob
 from jobs.kinds.study import Study
+from jobs.labelled import labels_table
 from jobs.records import write_json
 from jobs.score import Scored, job_record, score_everything
 from jobs.tutoring import base_of
@@ -20,7 +22,6 @@ from sftfilter.errors import DataError
 from sftfilter.guards import Guards, run_guards
 from sftfilter.inspection.agreement import kappas
 from sftfilter.inspection.findings import find
-from sftfilter.prompts import load_prompts
 from sftfilter.report.inspection import write_inspection
 from sftfilter.selectors import Selector, select
 
@@ -42,7 +43,13 @@ def run_inspect(
     with disk_errors(folder):
         page = write_inspection(folder, record)
     stages.console.print(everything(record))
+    if record["labels"]:
+        stages.console.print(labels_table(record["labels"]))
     stages.console.print(f"Page: {page}", soft_wrap=True)
+    if isinstance(spec, Inspect):
+        store = Store(root / "artifacts")
+        evaluation = read_evaluation(spec.evaluation, spec.base_model, spec.error_budget, store)
+        refuse_overlaps(spec.guards.contamination, scored.rollouts, evaluation, store, stages)
     return record
 
 
@@ -52,17 +59,7 @@ def _checks(spec: RolloutJob | Study, scored: Scored, store: Store, stages: Stag
     base, evaluation = None, {}
     if isinstance(spec, Inspect) and spec.base_model:
         base = base_of(spec.base_model, None)
-        evaluation = {
-            name: load_prompts(
-                source,
-                store=store,
-                chat=base.chat,
-                context_length=base.context_length,
-                answer_tokens=0,
-                error_budget=spec.error_budget,
-            )
-            for name, source in spec.evaluation.items()
-        }
+        evaluation = read_evaluation(spec.evaluation, spec.base_model, spec.error_budget, store)
     reports = run_guards(
         settings,
         scored.rollouts,

@@ -9,8 +9,9 @@ from typing import Any
 
 from jobs.console import Stages
 from jobs.guards import keep_apart
-from jobs.kinds.score import RolloutJob
+from jobs.kinds.score import Labels, RolloutJob
 from jobs.kinds.study import Study
+from jobs.labelled import check_against_labels, labels_table
 from jobs.records import base_record, row_counts, write_json
 from jobs.score_tables import cost_table, pairing_table, scores_table
 from jobs.tutoring import load_base, make_rollouts, tune_teachers
@@ -47,6 +48,8 @@ def run_score(spec: RolloutJob | Study, root: Path, stages: Stages, command: str
     write_json(root / spec.name / "scores.json", record)
     stages.console.print(pairing_table(record["pairing"]))
     stages.console.print(scores_table(record["scores"]))
+    if record["labels"]:
+        stages.console.print(labels_table(record["labels"]))
     stages.console.print(cost_table(record["cost"]))
     stages.console.print(f"Scores: {scored.table}\nCounts: {root / spec.name / 'scores.json'}", soft_wrap=True)
     return record
@@ -99,6 +102,8 @@ def _score(
     spec: RolloutJob | Study, rollouts: Mapping[str, Artifact], store: Store, stages: Stages
 ) -> dict[tuple[str, str], Artifact]:
     made: dict[tuple[str, str], Artifact] = {}
+    labels = _labels(spec)
+    labelled_by = labels.by if labels else None
     for teacher, rows in rollouts.items():
         for name, scorer in spec.scorers.items():
             with stages.bar(rows.meta["used"], f"{name} on {teacher}") as bar:
@@ -108,11 +113,16 @@ def _score(
                     rows,
                     store=store,
                     pool=spec.scoring_pool,
-                    error_budget=spec.error_budget,
+                    # Few rows are labelled by people, and none has to be.
+                    error_budget=1.0 if name == labelled_by else spec.error_budget,
                     on_rows=bar.advance,
                 )
             made[teacher, name] = stages.note(scored, f"{name} on {teacher}")
     return made
+
+
+def _labels(spec: RolloutJob | Study) -> Labels | None:
+    return spec.labels if isinstance(spec, RolloutJob) else None
 
 
 def job_record(spec: RolloutJob | Study, scored: Scored, stages: Stages, command: str) -> dict[str, Any]:
@@ -121,6 +131,7 @@ def job_record(spec: RolloutJob | Study, scored: Scored, stages: Stages, command
         "counts": {teacher: row_counts(artifact) for teacher, artifact in scored.rollouts.items()},
         "pairing": scored.pairing.as_dict() | {"table": str(scored.problems)},
         "scores": summarise(scored.table, spec.scorers),
+        "labels": check_against_labels(labels, list(spec.scorers), scored.table) if (labels := _labels(spec)) else None,
         "cost": {name: _cost(name, scored) for name in spec.scorers},
         "table": str(scored.table),
     }

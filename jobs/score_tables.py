@@ -70,8 +70,8 @@ def _first(named: Mapping[str, Any]) -> list[str]:
 
 
 def cost_table(cost: Mapping[str, Mapping[str, Any]]) -> Table:
-    """What each scorer cost, when its scores were made."""
-    table = plain_table("Cost on the machine that scored, start-up of the actors included")
+    """What each scorer cost when its scores were made, which may have been in an earlier run."""
+    table = plain_table("Cost when the scores were made (stored ones cost nothing now), start-up included")
     table.add_column("scorer", max_width=24, no_wrap=True)
     for heading in ("rows scored", "from store", "seconds", "rows/s", "s per 1,000 rows"):
         table.add_column(heading, justify="right", no_wrap=True)

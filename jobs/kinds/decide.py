@@ -11,7 +11,9 @@ from pydantic import Field, model_validator
 from jobs.kinds.score import RolloutJob
 from jobs.kinds.study import check_known
 from sftfilter.config import Name, Settings
+from sftfilter.guards import Contamination, check_drops_nothing
 from sftfilter.interventions import Backfill, Intervention, Swap
+from sftfilter.prompts import PromptSource
 from sftfilter.rollout_file import RolloutFile
 from sftfilter.rollouts import Pool
 from sftfilter.selectors import Selector, check_references
@@ -59,9 +61,20 @@ class Decide(RolloutJob):
     ] = Field(default={})
     system_prompt: Annotated[str | None, Field(description="what `inoculate` adds its line to")] = None
     generation_pool: Annotated[Pool, Field(description="for `paraphrase`")] = Pool()
+    base_model: Annotated[str | None, Field(description="whose template evaluation prompts are read with")] = None
+    evaluation: Annotated[
+        dict[Name, PromptSource],
+        Field(description="prompts that no training set may contain; needs base_model"),
+    ] = Field(default={})
+    contamination: Annotated[Contamination, Field(description="training prompts that contain evaluation prompts")] = (
+        Contamination()
+    )
 
     @model_validator(mode="after")
     def _references(self) -> Decide:
+        check_drops_nothing(self.contamination)
+        if self.evaluation and self.base_model is None:
+            raise ValueError("evaluation: reading prompts takes a tokenizer; set base_model")
         check_references(self.selectors, self.scorers)
         check_known("teacher", "original", self.original, self.rollouts)
         for name, decision in self.decisions.items():

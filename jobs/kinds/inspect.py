@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from jobs.kinds.score import RolloutJob
 from sftfilter.config import Name
-from sftfilter.guards import Guards
+from sftfilter.guards import Guards, check_drops_nothing
 from sftfilter.prompts import PromptSource
 from sftfilter.selectors import Selector, check_references
 
@@ -43,6 +43,7 @@ class Inspect(RolloutJob):
     @model_validator(mode="after")
     def _references(self) -> Inspect:
         check_references(self.selectors, self.scorers)
+        check_drops_nothing(self.guards.contamination)
         if self.evaluation and self.base_model is None:
             raise ValueError("evaluation: reading prompts takes a tokenizer; set base_model")
         return self

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 from sftfilter.artifacts import Artifact, Store
 from sftfilter.config import Settings
-from sftfilter.guards.contamination import Contamination, find_overlaps, guard_prompts
+from sftfilter.guards.contamination import (
+    Contamination,
+    check_drops_nothing,
+    find_overlaps,
+    guard_prompts,
+    guard_rollouts,
+)
 from sftfilter.guards.duplicates import Duplicates, find_duplicates
 from sftfilter.guards.lengths import TokenLengths, measure_lengths
 from sftfilter.guards.report import GuardReport, contamination_report, duplicates_report, lengths_report
@@ -15,7 +21,8 @@ from sftfilter.guards.report import GuardReport, contamination_report, duplicate
 if TYPE_CHECKING:
     from sftfilter.chat_format import ChatFormat
 
-__all__ = ["Contamination", "Duplicates", "GuardReport", "Guards", "TokenLengths", "guard_prompts", "run_guards"]
+__all__ = ["Contamination", "Duplicates", "GuardReport", "Guards", "TokenLengths", "check_drops_nothing",
+           "guard_prompts", "guard_rollouts", "run_guards"]  # fmt: skip
 
 
 class Guards(Settings):
@@ -37,7 +44,7 @@ def run_guards(
     context_length: int | None = None,
     max_length: int | None = None,
 ) -> list[GuardReport]:
-    """A report of each guard; nothing is refused or dropped here (`guard_prompts` does that).
+    """A report of each guard; nothing is refused or dropped here (`guard_prompts` and `guard_rollouts` do that).
 
     Args:
         rollouts: teacher -> its rollouts.

@@ -102,6 +102,28 @@ def guard_prompts(
     return _without(prompts, overlaps, store), overlaps
 
 
+def guard_rollouts(
+    settings: Contamination, rollouts: Mapping[str, Artifact], evaluation: Mapping[str, Artifact], store: Store
+) -> Artifact:
+    """The overlaps of the prompts that rollouts answer, where there is no table of prompts to drop from.
+
+    Raises:
+        DataError: there are some and the action is `refuse`.
+    """
+    from sftfilter.guards.texts import answered_texts
+
+    overlaps = find_overlaps(settings, answered_texts(rollouts), evaluation, store)
+    if overlaps.meta["overlapping_texts"] and settings.action == "refuse":
+        raise DataError(refusal(settings, overlaps))
+    return overlaps
+
+
+def check_drops_nothing(settings: Contamination | None) -> None:
+    """Raise ValueError for `drop` where rows are given and none can be left out."""
+    if settings and settings.action == "drop":
+        raise ValueError("contamination.action: rows are never left out here; say refuse or report")
+
+
 def refusal(settings: Contamination, overlaps: Artifact) -> str:
     """What to say of the overlaps: the rows of both sides, what they share, and the remedy."""
     rows = overlaps.table("overlaps").slice(0, _NAMED).to_pylist()

@@ -64,6 +64,11 @@ def test_decide_then_inspect(tmp_path: Path, local_ray: None, browser: Browser) 
         == moved["decisions"]["dropped"]["trained"]
     )
 
+    seen = ["base_model=smollm2-135m-instruct", "evaluation={held: {kind: files, path: prompts/teacher_doubt.jsonl}}"]
+    contaminated = load_spec(folder / "decide.yaml", _sets(tmp_path, "export=none", *seen))
+    with pytest.raises(DataError, match="training texts overlap with"):
+        contaminated.run(tmp_path / "runs", Stages(), "sftfilter decide")
+
     action_on(spec, "inspect", "decide.yaml")(tmp_path / "runs", Stages(), "sftfilter inspect")
     _check_page(inspection_page(spec, tmp_path / "runs"), browser)
 
