@@ -114,29 +114,50 @@ def json_document(file: File) -> Iterator[Raw]:
 
 
 def csv_rows(file: File) -> Iterator[Raw]:
-    """A record a row, with text values; an empty value is none at all. A `.tsv` file is split at tabs."""
+    """A record a row, with text values; an empty value is none at all. A `.tsv` file is split at tabs.
+
+    Raises:
+        DataError: a quote is open that should not be: how many rows it swallowed cannot be known.
+    """
     csv.field_size_limit(MAX_LINE)  # the library's own 128 KiB would refuse a long answer
     with _opened(file) as handle:
         number = 0
         with _whole(file, lambda: number):
             text = io.TextIOWrapper(handle, encoding="utf-8-sig", errors="surrogateescape", newline="")
             rows = csv.reader(text, delimiter="\t" if ".tsv" in file.name.lower() else ",", strict=True)
-            header = next(rows, [])
+            header = _csv_row(rows, file) or []
             if len(set(header)) < len(header):
                 raise DataError(f"{file.shown}: two columns of the header have the same name: {', '.join(header)}")
             while True:
                 number += 1
-                try:
-                    row = next(rows)
-                except StopIteration:
+                start = rows.line_num + 1
+                row = _csv_row(rows, file)
+                if row is None:
                     return
-                except csv.Error as error:
-                    yield Raw(number, Broken(f"not CSV: {error}"))
-                    continue
                 if len(row) == len(header):
                     yield Raw(number, {k: v or None for k, v in zip(header, row, strict=True)})
                 elif row:
-                    yield Raw(number, Broken(f"{len(row)} values under {len(header)} columns"), repr(row).encode())
+                    reason = f"{len(row)} values under {len(header)} columns"
+                    if rows.line_num > start:
+                        raise _quotes(file, start, rows.line_num, reason)
+                    yield Raw(number, Broken(reason), repr(row).encode())
+
+
+def _csv_row(rows: Any, file: File) -> list[str] | None:
+    """The next row of a `csv.reader`; None at the end."""
+    start = rows.line_num + 1
+    try:
+        return next(rows, None)
+    except csv.Error as error:
+        raise _quotes(file, start, max(start, rows.line_num), str(error)) from error
+
+
+def _quotes(file: File, start: int, end: int, reason: str) -> DataError:
+    where = f"line {start}" if start == end else f"lines {start} to {end}"
+    return DataError(
+        f"{file.shown}, {where}: the quotes do not match ({reason}), so how many rows lie there cannot be known. Mend the "
+        'quotes (a value that holds one stands in quotes, with "" for each), or copy or download the file again.'
+    )
 
 
 def compression(file: File) -> str | None:

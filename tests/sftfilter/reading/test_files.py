@@ -199,9 +199,22 @@ def test_a_row_of_5_mb_is_a_row_and_a_line_without_end_is_not(tmp_path: Path, mo
     assert made.meta["used"] == 30
 
 
-def _cut(name: str, path: Path) -> None:
+def _cut(name: str, path: Path, off: int | None = None) -> None:
+    """All but the last `off` bytes; default: a third of them."""
     WRITERS[name](path)
-    path.write_bytes(path.read_bytes()[: -path.stat().st_size // 3])
+    path.write_bytes(path.read_bytes()[: -(off or path.stat().st_size // 3)])
+
+
+def _stray(*changes: Any) -> Callable[[Path], Any]:
+    """A CSV of 30 rows below its header, some lines replaced: number, text, number, text, ..."""
+
+    def write(path: Path) -> None:
+        text = ["prompt,completion", *(f"p{i},c{i}" for i in range(1, 31))]
+        for number, line in zip(changes[::2], changes[1::2], strict=True):
+            text[number] = line
+        path.write_text("\n".join(text) + "\n")
+
+    return write
 
 
 def _damaged_page(path: Path) -> None:
@@ -223,6 +236,16 @@ def _damaged_page(path: Path) -> None:
         ("a.parquet", _damaged_page, {}, "damaged after row 0.*(?s:.*)download it again"),
         ("a.jsonl.gz", lambda p: _cut("a.jsonl.gz", p), {}, "breaks off or is damaged after row"),
         ("a.jsonl.zst", lambda p: _cut("a.jsonl.zst", p), {}, "breaks off or is damaged after row"),
+        (
+            "a.csv",
+            lambda p: _cut("a.csv", p, 10),
+            {},
+            "a.csv, line 31: the quotes do not match .unexpected end of data",
+        ),
+        ("a.csv", _stray(11, '"p,c'), {}, r"a.csv, lines 12 to 31: the quotes .*unexpected end of data"),
+        ("a.csv", _stray(11, '"p,c', 21, 'p,"c"'), {}, r"a.csv, lines 12 to 22: the quotes .*expected after"),
+        ("a.csv", _stray(11, '"p,c', 21, 'p,c"'), {}, r"a.csv, lines 12 to 22: the quotes .*1 values under 2 columns"),
+        ("a.csv", _stray(0, 'prompt,"completion'), {}, r"a.csv, lines 1 to 31: the quotes"),
         ("a.json", lambda p: _cut("a.json", p), {}, "element .* is not JSON, or the file breaks off there"),
         ("a.jsonl", WRITERS["a.parquet"], {}, "the content is Parquet: rename the file, or set `format: parquet`"),
         ("a.parquet", WRITERS["a.jsonl"], {}, "no whole Parquet file"),
