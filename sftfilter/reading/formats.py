@@ -98,10 +98,19 @@ def json_lines(file: File, span: Span | None = None) -> Iterator[Raw]:
 
 
 def json_document(file: File) -> Iterator[Raw]:
-    """The elements of one big list; a file that holds a record a line instead is read as such."""
+    """The elements of one big list; a file that holds a record a line instead is read as such.
+
+    Raises:
+        DataError: it is neither.
+    """
     with _opened(file) as handle:
-        start = handle.peek(_CHUNK).removeprefix(_BOM).lstrip()[:1]
-    if start != b"[":
+        start = handle.peek(_CHUNK).removeprefix(_BOM).lstrip()
+    if not start.startswith(b"["):
+        if _over_lines(start):
+            raise DataError(
+                f"{file.shown}: one JSON object over several lines; wanted is a list of records, [{{...}}, {{...}}], or a "
+                "record a line. If the records lie within the object, write that list to a file of its own."
+            )
         yield from json_lines(file)
         return
     with _opened(file) as handle:
@@ -224,6 +233,12 @@ def _parsed(raw: bytes) -> Any:
         return Broken(f"not JSON that can be read: {error}")
 
 
+def _over_lines(start: bytes) -> bool:
+    """Whether an object goes on in the next line, as nobody's record a line does."""
+    first, _, rest = start.partition(b"\n")
+    return first.startswith(b"{") and rest.lstrip()[:1] in (b'"', b"}") and isinstance(_parsed(first), Broken)
+
+
 def _elements(text: io.TextIOWrapper, file: File) -> Iterator[Any]:
     """Parse a list element by element, holding one of them and a chunk."""
     decoder = json.JSONDecoder()
@@ -231,6 +246,7 @@ def _elements(text: io.TextIOWrapper, file: File) -> Iterator[Any]:
     while True:
         at = _past(buffer, at)
         if at < len(buffer) and buffer[at] == "]":
+            _check_end(buffer[at + 1 :], text, file)
             return
         try:
             record, at = decoder.raw_decode(buffer, at)
@@ -244,6 +260,18 @@ def _elements(text: io.TextIOWrapper, file: File) -> Iterator[Any]:
             continue
         yield record
         number += 1
+
+
+def _check_end(rest: str, text: io.TextIOWrapper, file: File) -> None:
+    """Only white space may follow a list: a second one would be lost."""
+    while not rest.strip():
+        rest = text.read(_CHUNK)
+        if not rest:
+            return
+    raise DataError(
+        f"{file.shown}: after the list's end comes more text, {rest.strip()[:40]!r}: join the lists into one, or write a "
+        "record a line"
+    )
 
 
 def _past(buffer: str, at: int) -> int:
