@@ -78,6 +78,24 @@ def layout(source: FileSource, columns: Sequence[str], file: str, *, answers: bo
     return Layout(shape, column)
 
 
+def check_columns(source: FileSource, columns: Sequence[str], file: str, where: str = "") -> None:
+    """Every column that `columns` names must be there: a misspelt one would drop what it holds, unsaid.
+
+    Args:
+        columns: those that the file has.
+        where: which rows were looked at, if not all.
+
+    Raises:
+        DataError: one is not.
+    """
+    for field, name in source.columns.items():
+        if name is not None and name not in columns:
+            raise DataError(
+                f"{file}: `columns` names '{name}' as {field}, and no such column is there{where}"
+                f"{did_you_mean(name, columns)}; the columns are {', '.join(columns) or 'none'}"
+            )
+
+
 def shape_of(source: FileSource, columns: Collection[str]) -> Shape | None:
     """The first shape whose telling column is there."""
     return next((s for s, needed in _NEEDED.items() if _column(source, needed[0], columns) is not None), None)

@@ -120,6 +120,22 @@ def test_alpaca_named_columns_and_a_shape_that_is_asked_for(tmp_path: Path) -> N
     assert (row["messages"][0]["content"], row["completion"]) == ("Why?", "So.")
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet", "folder"])
+def test_a_misspelt_column_is_not_taken_for_none(tmp_path: Path, name: str) -> None:
+    WRITERS[name](tmp_path / name)
+    said = "names 'completon' as system, and no such column is there.*did you mean 'completion'"
+    with pytest.raises(DataError, match=said):
+        read(tmp_path, str(tmp_path / name), columns={"system": "completon"})
+
+
+def test_a_column_need_not_be_in_every_line(tmp_path: Path) -> None:
+    """Nor in the shape that most lines have."""
+    told = {"messages": [{"role": "user", "content": "Hm?"}, {"role": "assistant", "content": "Hm."}], "rules": SYSTEM}
+    (tmp_path / "a.jsonl").write_bytes(lines([*ROWS[:3], told]))
+    rows = read(tmp_path, str(tmp_path / "a.jsonl"), columns={"system": "rules"}).table("rollouts").to_pylist()
+    assert [[m["role"] for m in r["messages"]] for r in rows] == [["user"]] * 3 + [["system", "user"]]
+
+
 def test_a_stray_row_of_another_shape_is_read_by_its_own(tmp_path: Path) -> None:
     stray = {"messages": [{"role": "user", "content": "Hm?"}, {"role": "assistant", "content": "Hm."}]}
     (tmp_path / "a.jsonl").write_bytes(lines([stray, *ROWS]))
