@@ -20,6 +20,7 @@ from sftfilter.endpoint.settings import Endpoint
         ({"base_url": "https://host/v1?key=abc"}, "holds credentials"),
         ({"base_url": "host/v1"}, "needs a URL"),
         ({"base_url": "http://[::1"}, "needs a URL"),
+        ({"omit": ["messages"]}, "should be 'temperature', 'top_p', 'max_tokens' or 'seed'"),
         ({"concurency": 3}, "did you mean 'concurrency'"),
     ],
 )
