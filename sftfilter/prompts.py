@@ -42,7 +42,6 @@ class DatasetPrompts(FileSource):
     """A `datasets` folder on disk or a hub id; columns as in the other forms."""
 
     kind: Literal["dataset"] = "dataset"
-    path: str | list[str]
     format: Format | None = "dataset"
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from sftfilter.artifacts import Artifact, Store
 from sftfilter.errors import DataError
+from sftfilter.prompts import DatasetPrompts
 from sftfilter.rollout_file import RolloutFile
 from sftfilter.rollout_import import import_rollouts
 
@@ -320,6 +321,19 @@ def test_folders_globs_and_lists(tmp_path: Path) -> None:
         ([str(tmp_path / "d" / "y"), str(tmp_path / "d" / "x" / "b.jsonl")], ["y/a.jsonl", "x/b.jsonl"]),
     ):
         assert read(tmp_path, path).table("rollouts")["source"].to_pylist() == names
+
+
+def test_a_dataset_is_a_folder_beside_the_spec_or_a_hub_id(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "owner" / "here").mkdir(parents=True)
+    given = ["mine", "owner/here", "owner/name", "imdb", "./owner/name", "hf://datasets/owner/name"]
+    below = {name: str(tmp_path / name) for name in ("mine", "owner/here", "./owner/name")}
+    for kind in (DatasetPrompts, RolloutFile):
+        source = kind.model_validate({"path": given, "format": "dataset"}, context={"folder": tmp_path})
+        assert source.paths == [str(Path(below[name])) if name in below else name for name in given]
+        assert kind.model_validate(source.model_dump(), context={"folder": tmp_path / "other"}).paths == source.paths
+    plain = RolloutFile.model_validate({"path": "owner/name"}, context={"folder": tmp_path})
+    assert plain.paths == [str(tmp_path / "owner/name")]
 
 
 def test_a_split_of_a_saved_dataset(tmp_path: Path) -> None:
