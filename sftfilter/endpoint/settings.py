@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import ipaddress
+import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from sftfilter.config import Settings, stable_hash
 
 Sampling = Literal["temperature", "top_p", "max_tokens", "seed"]
 """Fields of a request that say how an answer is drawn."""
+
+_KEY_LIKE = re.compile(
+    r"(^|_)(api_?keys?|secrets?|passwords?|authori[sz]ation|credentials?|(access|private|secret)_?keys?)($|_)"
+    r"|^(key|token|bearer)$|(^|_)(api|access|auth|session|bearer|refresh|security|hf|id)_?token$"
+)
+"""Names of fields that hold a secret, in small letters; `max_tokens`, `stop_token_ids`, `prompt_cache_key` hold none."""
 
 
 class Endpoint(Settings):
@@ -26,6 +34,8 @@ class Endpoint(Settings):
         omit: fields that the server refuses; they are not sent, and answers record them as unknown.
         identity: stands in for the URL where answers are kept; give it one where the URL changes but the model does not.
     """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     base_url: Annotated[str, Field(description="such as https://host/v1")]
     model: Annotated[str, Field(min_length=1)]
@@ -66,6 +76,14 @@ class Endpoint(Settings):
             raise ValueError("names an environment variable in capitals, such as JUDGE_API_KEY; it never holds the key")
         return name
 
+    @field_validator("extra_body")
+    @classmethod
+    def _no_keys(cls, body: dict[str, Any]) -> dict[str, Any]:
+        for name in _names(body):
+            if _KEY_LIKE.search(re.sub(r"[^a-z]+", "_", name.lower())):
+                raise ValueError(f"`{name}` looks like a key, and specs are kept: name its variable in `api_key_env`")
+        return body
+
     @model_validator(mode="after")
     def _key_stays_private(self) -> Endpoint:
         parts = urlsplit(self.base_url)
@@ -82,6 +100,17 @@ class Endpoint(Settings):
     def answers_hash(self) -> str:
         """Changes with what answers; speed, patience and secrets do not count."""
         return stable_hash([self.identity or self.base_url, self.model, self.extra_body, sorted(self.omit)])
+
+
+def _names(value: Any) -> Iterator[str]:
+    """Names of fields at any depth."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield str(name)
+            yield from _names(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _names(inner)
 
 
 def _loopback(host: str) -> bool:

@@ -30,6 +30,21 @@ def test_unsafe_settings_are_refused(changes: dict[str, Any], message: str) -> N
 
 
 @pytest.mark.parametrize(
+    "name", ["api_key", "apiKey", "X-API-Key", "Authorization", "token", "hf_token", "aws_secret_access_key"]
+)
+def test_no_key_among_the_further_fields(name: str) -> None:
+    with pytest.raises(ValidationError, match=f"extra_body(?s:.*)`{name}` looks like a key") as refused:
+        Endpoint(base_url="https://host/v1", model="m", extra_body={"top_k": 1, "route": [{name: "hunter2"}]})
+    assert "hunter2" not in str(refused.value)
+
+
+def test_fields_that_only_sound_like_keys_are_sent() -> None:
+    body = {"max_completion_tokens": 5, "stop_token_ids": [1], "prompt_cache_key": "x", "skip_special_tokens": True}
+    body |= {"chat_template_kwargs": {"enable_thinking": False}, "bad_words_token_ids": []}
+    assert Endpoint(base_url="https://host/v1", model="m", extra_body=body).extra_body == body
+
+
+@pytest.mark.parametrize(
     "url", ["http://127.0.0.1:8000/v1", "http://localhost/v1", "http://[::1]:80/v1", "https://host"]
 )
 def test_a_key_may_go_to_this_machine_or_over_tls(url: str) -> None:
