@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 EXTENSIONS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet", ".pq": "parquet"}
 EXTENSIONS |= {".csv": "csv", ".tsv": "csv"}
 COMPRESSED = (".gz", ".zst")
+_DESCRIPTIONS = frozenset({"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json"})
+"""Files that `datasets` writes beside the data; they hold no rows."""
 _GLOB = "*?["
 _OPTIONS = {"s3": ("endpoint_override", "region"), "gs": (), "gcs": ()}
 _SECRETS = ("access_key", "secret_key", "session_token", "external_id", "role_arn", "token")
@@ -191,11 +193,11 @@ def _glob(system: fs.FileSystem, pattern: str) -> list[fs.FileInfo]:
 
 
 def _wanted(path: str, asked: str) -> bool:
-    """Within a folder only known extensions count, and no hidden file; a glob says itself what it wants."""
+    """Within a folder only known extensions count, and no hidden file or description; a glob says what it wants."""
     name = PurePosixPath(path).name
     if any(c in asked for c in _GLOB):
         return not name.startswith(".")
-    return not name.startswith((".", "_")) and extension(name) in EXTENSIONS
+    return not name.startswith((".", "_")) and name not in _DESCRIPTIONS and extension(name) in EXTENSIONS
 
 
 def _file(uri: str, path: str, info: fs.FileInfo) -> File:

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from sftfilter.config import did_you_mean
+from sftfilter.config import did_you_mean, file_hash, stable_hash
 from sftfilter.errors import DataError
 from sftfilter.reading.formats import Broken, Raw, Span, csv_rows, json_document, json_lines, line_spans
 from sftfilter.reading.places import EXTENSIONS, File, extension, find, fingerprint
@@ -152,7 +152,12 @@ def _is_dataset(source: FileSource, path: str) -> bool:
 
 def _dataset(path: str, source: FileSource) -> File:
     loaded = load_split(path, source.split, source.revision)
-    return File(path, Path(path).name, int(loaded.size_in_bytes or len(loaded) * 1000), str(loaded._fingerprint))
+    stamp = str(loaded._fingerprint)
+    if Path(path).is_dir():  # the fingerprint stands in a file of its own, and need not tell of the data beside it
+        folder = Path(path, source.split) if Path(path, "dataset_dict.json").is_file() else Path(path)
+        data = [[file.name, file.stat().st_size, file_hash(file)] for file in sorted(folder.glob("*.arrow"))]
+        stamp = stable_hash([stamp, data])
+    return File(path, Path(path).name, int(loaded.size_in_bytes or len(loaded) * 1000), stamp)
 
 
 def _format(source: FileSource, file: File) -> Format:

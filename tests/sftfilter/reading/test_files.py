@@ -312,7 +312,9 @@ def test_another_extension_is_read_when_the_format_is_named_and_compression_is_s
 
 
 def test_folders_globs_and_lists(tmp_path: Path) -> None:
-    for i, name in enumerate(("x/a.jsonl", "x/b.jsonl", "y/a.jsonl", "x/.hidden.jsonl", "x/readme.md")):
+    for i, name in enumerate(
+        ("x/a.jsonl", "x/b.jsonl", "y/a.jsonl", "x/.hidden.jsonl", "x/readme.md", "x/dataset_infos.json")
+    ):
         (tmp_path / "d" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "d" / name).write_bytes(lines([ROWS[i]]))
     for path, names in (
@@ -334,6 +336,20 @@ def test_a_dataset_is_a_folder_beside_the_spec_or_a_hub_id(tmp_path: Path) -> No
         assert kind.model_validate(source.model_dump(), context={"folder": tmp_path / "other"}).paths == source.paths
     plain = RolloutFile.model_validate({"path": "owner/name"}, context={"folder": tmp_path})
     assert plain.paths == [str(tmp_path / "owner/name")]
+
+
+def test_a_dataset_whose_data_alone_change_is_read_again(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    for name, rows in (("a", ROWS), ("b", ROWS[::-1])):
+        Dataset.from_list(rows).save_to_disk(str(tmp_path / name))
+    first = read(tmp_path, str(tmp_path / "a"))
+    assert read(tmp_path, str(tmp_path / "a")).reused
+    (data,) = (tmp_path / "b").glob("*.arrow")
+    data.replace(tmp_path / "a" / data.name)  # state.json stays
+    again = read(tmp_path, str(tmp_path / "a"))
+    assert not again.reused and again.table("rollouts")["completion"][0].as_py() == ROWS[-1]["completion"]
+    assert first.key != again.key
 
 
 def test_a_split_of_a_saved_dataset(tmp_path: Path) -> None:
