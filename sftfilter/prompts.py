@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from sftfilter.chat_format import ChatFormat
 
-VERSION = 2
+VERSION = 3
 _BATCH = 4096
 
 

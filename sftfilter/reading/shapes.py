@@ -230,6 +230,8 @@ def number_of(record: Mapping[str, Any], field: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, str):
+        if not value or value.isspace():
+            return None
         flag = {"true": 1.0, "false": 0.0}.get(value.strip().lower())
         value = value if flag is None else flag
     try:
