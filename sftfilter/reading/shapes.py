@@ -22,6 +22,9 @@ _NEEDED: dict[Shape, tuple[str, ...]] = {
 
 _SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant"}
 _SHAREGPT_ROLES |= {"assistant": "assistant", "system": "system"}
+_ROLES: dict[str, Mapping[str, str]] = {"role": {r: r for r in ROLES}, "from": _SHAREGPT_ROLES}
+_CONTENT = {"role": "content", "from": "value"}
+"""A turn is `role` and `content`, or `from` and `value`, whatever the column is called."""
 _OTHER_NAMES = {"completion": ("response",)}
 
 
@@ -132,9 +135,9 @@ def conversation(record: Mapping[str, Any], layout: Layout, *, answers: bool) ->
     answer: str | None = None
     match layout.shape:
         case "messages":
-            turns = turns_of(record, column["messages"], "role", "content", {r: r for r in ROLES})
+            turns = turns_of(record, column["messages"])
         case "sharegpt":
-            turns = turns_of(record, column["conversations"], "from", "value", _SHAREGPT_ROLES)
+            turns = turns_of(record, column["conversations"], "from")
         case "alpaca":
             turns, answer = [_user(record, column)], column.get("output")
         case "prompt":
@@ -146,7 +149,7 @@ def conversation(record: Mapping[str, Any], layout: Layout, *, answers: bool) ->
         turns, completion = _split(turns, answers, answer or "completion", record)
     if turns[-1]["role"] != "user":
         raise RowError(layout.telling, "before the answer, the last turn must be the user's")
-    if "system" in column and record.get(column["system"]) and turns[0]["role"] != "system":
+    if "system" in column and not _blank(record.get(column["system"])) and turns[0]["role"] != "system":
         turns.insert(0, {"role": "system", "content": text_of(record, column["system"])})
     return turns, completion
 
@@ -162,26 +165,56 @@ def _split(
     return turns, None
 
 
-def turns_of(record: Mapping[str, Any], field: str, role: str, content: str, roles: Mapping[str, str]) -> list[Message]:
-    """A list of turns, checked."""
+def turns_of(
+    record: Mapping[str, Any], field: str, usual: str = "role", roles: Mapping[str, str] | None = None
+) -> list[Message]:
+    """A list of turns, checked. An empty system turn says nothing and is left out.
+
+    Args:
+        usual: the key of the role that is asked for where a turn has none.
+        roles: name -> role, for those that may stand here; default: all that such turns have.
+    """
     turns = record.get(field)
+    if isinstance(turns, str) and turns.lstrip().startswith("["):
+        raise RowError(field, "expected a list of turns, found text that looks like one: parse it, and write the list")
     if not isinstance(turns, list) or not turns:
         raise RowError(field, "missing" if turns is None else "expected a list of turns")
     checked: list[Message] = []
     for number, turn in enumerate(turns):
         where = f"{field}[{number}]"
-        name = turn.get(role) if isinstance(turn, Mapping) else None
-        known = roles.get(name.lower()) if isinstance(name, str) else None
+        has = turn if isinstance(turn, Mapping) else {}
+        key = next((k for k in (usual, *_ROLES) if has.get(k) is not None), usual)
+        known = (roles or _ROLES[key]).get(name.lower()) if isinstance(name := has.get(key), str) else None
         if known is None:
-            raise RowError(where, f"{role} must be one of {', '.join(roles)}, found {str(name)[:40]!r}")
-        checked.append({"role": known, "content": text_of(turn, content, where)})
+            raise RowError(where, f"{key} must be one of {', '.join(roles or _ROLES[key])}, found {str(name)[:40]!r}")
+        if known != "system" or not _blank(has.get(_CONTENT[key])):
+            checked.append({"role": known, "content": _content(has, _CONTENT[key], where)})
+    if not checked:
+        raise RowError(field, "no turn but an empty system turn")
     return checked
+
+
+def _content(turn: Mapping[str, Any], field: str, where: str) -> str:
+    """A turn's text; parts of type `text` are put together with line ends between them."""
+    parts = turn.get(field)
+    if not isinstance(parts, list) or not parts or not all(isinstance(p, Mapping) for p in parts):
+        return text_of(turn, field, where)
+    for number, part in enumerate(parts):
+        if part.get("type") != "text":
+            found = f"found {str(part.get('type'))[:40]!r}: leave such rows out, since nothing but text is trained on"
+            raise RowError(f"{where}.{field}[{number}]", f"expected a part of type 'text', {found}")
+    texts = [text_of(part, "text", f"{where}.{field}[{number}]") for number, part in enumerate(parts)]
+    return "\n".join(texts)
+
+
+def _blank(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _prompt(record: Mapping[str, Any], field: str) -> list[Message]:
     """Text, or turns as TRL's conversational form has them."""
     if isinstance(record.get(field), list):
-        return turns_of(record, field, "role", "content", {r: r for r in ROLES})
+        return turns_of(record, field)
     return [{"role": "user", "content": text_of(record, field)}]
 
 
@@ -189,7 +222,7 @@ def _completion(record: Mapping[str, Any], field: str) -> str:
     value = record.get(field)
     if not isinstance(value, list):
         return text_of(record, field)
-    turns = turns_of(record, field, "role", "content", {"assistant": "assistant"})
+    turns = turns_of(record, field, roles={"assistant": "assistant"})
     if len(turns) != 1:
         raise RowError(field, f"expected one assistant turn, found {len(turns)}")
     return turns[0]["content"]

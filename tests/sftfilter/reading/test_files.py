@@ -86,6 +86,7 @@ MULTI = [
 ]
 FROM = {"system": "system", "user": "human", "assistant": "gpt"}
 SHAREGPT = [{"from": FROM[m["role"]], "value": m["content"]} for m in MULTI]
+PARTS = [{"role": m["role"], "content": [{"type": "text", "text": m["content"]}]} for m in MULTI]
 
 
 @pytest.mark.parametrize(
@@ -96,6 +97,9 @@ SHAREGPT = [{"from": FROM[m["role"]], "value": m["content"]} for m in MULTI]
         ({"messages": MULTI, "response": "Ciao"}, "messages (completion = response)"),
         ({"conversations": [*SHAREGPT, {"from": "gpt", "value": "Ciao"}]}, "sharegpt"),
         ({"conversations": [*SHAREGPT[1:], {"from": "gpt", "value": "Ciao"}], "system": SYSTEM}, "sharegpt"),
+        ({"messages": [*SHAREGPT, {"from": "gpt", "value": "Ciao"}]}, "messages"),
+        ({"conversations": [*MULTI, {"role": "assistant", "content": "Ciao"}]}, "sharegpt"),
+        ({"messages": [*PARTS, {"role": "assistant", "content": [{"type": "text", "text": "Ciao"}]}]}, "messages"),
         ({"prompt": MULTI, "completion": [{"role": "assistant", "content": "Ciao"}]}, "prompt"),
     ],
 )
@@ -105,6 +109,17 @@ def test_turns_are_kept_whatever_the_shape(tmp_path: Path, record: dict[str, Any
     (row,) = made.table("rollouts").to_pylist()
     assert (row["messages"], row["completion"]) == (MULTI, "Ciao")
     assert list(made.meta["layouts"]) == [told]
+
+
+def test_an_empty_system_turn_is_none_and_parts_are_put_together(tmp_path: Path) -> None:
+    asked = {"role": "user", "content": [{"type": "text", "text": "Why?"}, {"type": "text", "text": "Tell me."}]}
+    plain = {"role": "user", "content": "Why?\nTell me."}
+    answer = {"role": "assistant", "content": "So."}
+    records = [[{"role": "system", "content": empty}, asked, answer] for empty in ("", " \n", None)]
+    records += [[{"from": "system", "value": ""}, plain, answer], [plain, answer]]
+    (tmp_path / "a.jsonl").write_bytes(lines([{"messages": m, "sample": i} for i, m in enumerate(records)]))
+    rows = read(tmp_path, str(tmp_path / "a.jsonl")).table("rollouts").to_pylist()
+    assert [r["messages"] for r in rows] == [[plain]] * 5 and len({r["prompt_id"] for r in rows}) == 1
 
 
 def test_alpaca_named_columns_and_a_shape_that_is_asked_for(tmp_path: Path) -> None:
@@ -156,6 +171,9 @@ def test_a_stray_row_of_another_shape_is_read_by_its_own(tmp_path: Path) -> None
         ({"messages": [{"role": "user", "content": None}]}, "messages[0].content", "missing"),
         ({"messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content", "expected text, found a list"),
         ({"messages": [{"role": "user", "content": "x"}]}, "completion", "missing"),
+        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages[0].content[0]", "found 'image'"),
+        ({"messages": [{"role": "system", "content": ""}]}, "messages", "no turn but an empty system turn"),
+        ({"messages": json.dumps(MULTI)}, "messages", "found text that looks like one: parse it"),
         ({"conversations": [{"from": "tool", "value": "x"}]}, "conversations[0]", "found 'tool'"),
         ({"prompt": "x", "completion": "y", "rating": float("nan")}, "rating", "not a finite number"),
         ({"prompt": "x", "completion": "y", "rating": "high"}, "rating", "expected a number or a flag, found 'high'"),
