@@ -10,7 +10,8 @@ from typing import Any
 from sftfilter.config import did_you_mean
 from sftfilter.errors import DataError
 from sftfilter.reading.source import FIELDS, FileSource, Shape
-from sftfilter.schema import ROLES, Message
+from sftfilter.reading.turns import RowError, blank, encodable, text_of, turns_of, type_name
+from sftfilter.schema import Message
 
 _NEEDED: dict[Shape, tuple[str, ...]] = {
     "messages": ("messages",),
@@ -20,21 +21,7 @@ _NEEDED: dict[Shape, tuple[str, ...]] = {
 }
 """Fields that a shape cannot do without, the one that tells it first. Earlier shapes win where a file has several."""
 
-_SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant"}
-_SHAREGPT_ROLES |= {"assistant": "assistant", "system": "system"}
-_ROLES: dict[str, Mapping[str, str]] = {"role": {r: r for r in ROLES}, "from": _SHAREGPT_ROLES}
-_CONTENT = {"role": "content", "from": "value"}
-"""A turn is `role` and `content`, or `from` and `value`, whatever the column is called."""
 _OTHER_NAMES = {"completion": ("response",)}
-
-
-class RowError(Exception):
-    """One bad row: field and reason."""
-
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field}: {reason}")
-        self.field = field
-        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -149,7 +136,7 @@ def conversation(record: Mapping[str, Any], layout: Layout, *, answers: bool) ->
         turns, completion = _split(turns, answers, answer or "completion", record)
     if turns[-1]["role"] != "user":
         raise RowError(layout.telling, "before the answer, the last turn must be the user's")
-    if "system" in column and not _blank(record.get(column["system"])) and turns[0]["role"] != "system":
+    if "system" in column and not blank(record.get(column["system"])) and turns[0]["role"] != "system":
         turns.insert(0, {"role": "system", "content": text_of(record, column["system"])})
     return turns, completion
 
@@ -163,52 +150,6 @@ def _split(
     if answers:
         raise RowError(answer, "missing" if record.get(answer) is None else "no answer")
     return turns, None
-
-
-def turns_of(
-    record: Mapping[str, Any], field: str, usual: str = "role", roles: Mapping[str, str] | None = None
-) -> list[Message]:
-    """A list of turns, checked. An empty system turn says nothing and is left out.
-
-    Args:
-        usual: the key of the role that is asked for where a turn has none.
-        roles: name -> role, for those that may stand here; default: all that such turns have.
-    """
-    turns = record.get(field)
-    if isinstance(turns, str) and turns.lstrip().startswith("["):
-        raise RowError(field, "expected a list of turns, found text that looks like one: parse it, and write the list")
-    if not isinstance(turns, list) or not turns:
-        raise RowError(field, "missing" if turns is None else "expected a list of turns")
-    checked: list[Message] = []
-    for number, turn in enumerate(turns):
-        where = f"{field}[{number}]"
-        has = turn if isinstance(turn, Mapping) else {}
-        key = next((k for k in (usual, *_ROLES) if has.get(k) is not None), usual)
-        known = (roles or _ROLES[key]).get(name.lower()) if isinstance(name := has.get(key), str) else None
-        if known is None:
-            raise RowError(where, f"{key} must be one of {', '.join(roles or _ROLES[key])}, found {str(name)[:40]!r}")
-        if known != "system" or not _blank(has.get(_CONTENT[key])):
-            checked.append({"role": known, "content": _content(has, _CONTENT[key], where)})
-    if not checked:
-        raise RowError(field, "no turn but an empty system turn")
-    return checked
-
-
-def _content(turn: Mapping[str, Any], field: str, where: str) -> str:
-    """A turn's text; parts of type `text` are put together with line ends between them."""
-    parts = turn.get(field)
-    if not isinstance(parts, list) or not parts or not all(isinstance(p, Mapping) for p in parts):
-        return text_of(turn, field, where)
-    for number, part in enumerate(parts):
-        if part.get("type") != "text":
-            found = f"found {str(part.get('type'))[:40]!r}: leave such rows out, since nothing but text is trained on"
-            raise RowError(f"{where}.{field}[{number}]", f"expected a part of type 'text', {found}")
-    texts = [text_of(part, "text", f"{where}.{field}[{number}]") for number, part in enumerate(parts)]
-    return "\n".join(texts)
-
-
-def _blank(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _prompt(record: Mapping[str, Any], field: str) -> list[Message]:
@@ -236,25 +177,14 @@ def _user(record: Mapping[str, Any], column: Mapping[str, str]) -> Message:
     return {"role": "user", "content": instruction}
 
 
-def text_of(record: Mapping[str, Any], field: str, where: str = "") -> str:
-    """A field that must hold text other than white space."""
-    value = record.get(field)
-    name = f"{where}.{field}" if where else field
-    if not isinstance(value, str):
-        raise RowError(name, "missing" if value is None else f"expected text, found {_type(value)}")
-    if not value or value.isspace():
-        raise RowError(name, "empty")
-    return _encodable(value, name)
-
-
 def label_of(record: Mapping[str, Any], field: str | None) -> str | None:
     """A short text beside the conversation, such as its source; a number is written out."""
     value = record.get(field) if field else None
     if value is None or isinstance(value, str):
-        return value and _encodable(value, str(field))
+        return value and encodable(value, str(field))
     if isinstance(value, bool | int | float):
         return plain(value)
-    raise RowError(str(field), f"expected text, found {_type(value)}; to leave it out: columns: {{{field}: null}}")
+    raise RowError(str(field), f"expected text, found {type_name(value)}; to leave it out: columns: {{{field}: null}}")
 
 
 def number_of(record: Mapping[str, Any], field: str) -> float | None:
@@ -298,17 +228,3 @@ def plain(value: Any) -> str:
         return str(int(value))
     text = str(value)
     return text.lower() if text.lower() in ("true", "false") else text
-
-
-def _encodable(text: str, field: str) -> str:
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise RowError(field, "not UTF-8: it holds half a character (a lone surrogate)") from None
-    return text
-
-
-def _type(value: Any) -> str:
-    names = {dict: "an object", list: "a list", bool: "true or false", int: "a number", float: "a number"}
-    return names.get(type(value), type(value).__name__)
