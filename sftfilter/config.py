@@ -41,14 +41,15 @@ def did_you_mean(word: str, known: Any) -> str:
     return f", did you mean '{near[0]}'?" if near else ""
 
 
-def _resolve_path(value: Any, info: ValidationInfo) -> Any:
+def resolve_path(value: Any, info: ValidationInfo) -> Any:
+    """A relative path below the spec's folder; URIs, and paths outside a spec, as they are."""
     folder = (info.context or {}).get("folder")
     if isinstance(value, str) and folder and "://" not in value:
         return str((Path(folder) / Path(value).expanduser()).resolve())
     return value
 
 
-SpecPath = Annotated[str, BeforeValidator(_resolve_path)]
+SpecPath = Annotated[str, BeforeValidator(resolve_path)]
 """A path in a spec: relative ones are resolved against the spec's own folder."""
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sftfilter.generating import EndpointTeacher
     from sftfilter.generation import Pool
 
-VERSION = 1
+VERSION = 2
 _ROUNDS = 8
 """Requests an actor is handed at a time, as a multiple of those it has under way: few wait for the last of a batch."""
 
@@ -32,6 +32,7 @@ class EndpointAnswerer:
         from sftfilter.endpoint.client import BlockingClient
 
         self.drawn = drawn
+        self.omitted = teacher.endpoint.omit
         self.failure: SftfilterError | None = None
         try:
             self.client = BlockingClient(teacher.endpoint, Journal(Path(journal)))
@@ -57,6 +58,7 @@ class EndpointAnswerer:
     def _answer(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         from sftfilter.endpoint.replies import Answer
 
+        always_same = self.drawn.temperature == 0 and "temperature" not in self.omitted
         outcomes: list[Answer | Failure | None] = [None] * len(rows)
         seeds = [0] * len(rows)
         pending = list(range(len(rows)))
@@ -67,7 +69,7 @@ class EndpointAnswerer:
             for i, outcome in zip(pending, found, strict=True):
                 outcomes[i] = outcome
             pending = [i for i, o in zip(pending, found, strict=True) if isinstance(o, Answer) and not o.text.strip()]
-            if not pending or self.drawn.temperature == 0:
+            if not pending or always_same:
                 break
         return [self._row(*row) for row in zip(rows, outcomes, seeds, strict=True)]
 
@@ -82,7 +84,9 @@ class EndpointAnswerer:
 
         if isinstance(outcome, Answer):
             model = "@".join(part for part in (outcome.model, outcome.fingerprint) if part) or "not named by the server"
-            return self.drawn.row(row, outcome.text, outcome.finish_reason, seed, model, None)
+            made = self.drawn.row(row, outcome.text, outcome.finish_reason, seed, model, None)
+            made["generation"] |= dict.fromkeys(self.omitted)  # what was not sent did not decide the answer
+            return made
         return self.drawn.failed(row, outcome.reason if isinstance(outcome, Failure) else "was not asked")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,11 @@ from sftfilter.errors import MachineError
 SECRET_LENGTH = 12
 """Shorter values are not blotted out: they are not worth guessing at, and too much else would go with them."""
 _VARIABLE = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS)$")
-_FIELD = re.compile(r"(^|[_-])(api[_-]?key|token|secret|password|authorization)$", re.IGNORECASE)
+_FIELD = re.compile(
+    r"(^|_)(api_?keys?|secrets?|passwords?|authori[sz]ation|credentials?|(access|private|secret)_?keys?)($|_)"
+    r"|^(key|token|bearer)$|(^|_)(api|access|auth|session|bearer|refresh|security|hf|id)_?token$"
+)
+"""Names of fields that hold a secret, in small letters; `max_tokens`, `stop_token_ids`, `prompt_cache_key` hold none."""
 
 
 def read_private_file(path: str | Path, what: str) -> str:
@@ -60,13 +64,14 @@ def redact(text: str, environment: Mapping[str, str] | None = None) -> str:
     return text
 
 
-def literal_secrets(fields: Mapping[str, Any], where: str = "") -> list[str]:
+def literal_secrets(fields: Mapping[str, Any] | Sequence[Any], where: str = "") -> list[str]:
     """Names of fields that look like a secret written out, at any depth."""
-    found = []
-    for key, value in fields.items():
+    named = fields.items() if isinstance(fields, Mapping) else enumerate(fields)
+    found: list[str] = []
+    for key, value in named:
         path = f"{where}.{key}" if where else str(key)
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping | list):
             found += literal_secrets(value, path)
-        elif _FIELD.search(str(key)) and isinstance(value, str) and value:
+        elif _FIELD.search(re.sub(r"[^a-z]+", "_", str(key).lower())) and isinstance(value, str) and value:
             found.append(path)
     return found

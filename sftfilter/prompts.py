@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from sftfilter.chat_format import ChatFormat
 
-VERSION = 2
+VERSION = 3
 _BATCH = 4096
 
 
@@ -42,7 +42,6 @@ class DatasetPrompts(FileSource):
     """A `datasets` folder on disk or a hub id; columns as in the other forms."""
 
     kind: Literal["dataset"] = "dataset"
-    path: str | list[str]
     format: Format | None = "dataset"
 
 

@@ -12,7 +12,7 @@ from sftfilter.reading.source import FileSource
 class RolloutFile(FileSource):
     """Answers that exist already, with the prompts that they answer."""
 
-    kind: Literal["rollouts"]
+    kind: Literal["rollouts"] = "rollouts"
     ratings: Annotated[
         list[str], Field(description="columns with numbers or flags to keep with each row; see scorer kind `column`")
     ] = Field(default=[])

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sftfilter.rollout_file import RolloutFile
 
-VERSION = 3
+VERSION = 4
 SMALL = 32 * 2**20
 """Bytes. Less than this is read in this process, since starting tasks would take longer."""
 
@@ -53,6 +53,7 @@ def import_rollouts(
             wanted = ids if isinstance(ids, pa.Array) else pa.concat_arrays(ids.chunks)
         task = Import(source, teacher, source.ratings, folder)
         chunks = _read(task, given, plan(source, given.files), wanted)
+        _check_one_teacher(task, sum((c.tally.teachers for c in chunks), Counter()))
         settled = settle(folder, wanted)
         _complete(folder)
         return _meta(task, chunks, settled)
@@ -125,7 +126,6 @@ def _meta(task: Import, chunks: Sequence[Chunk], settled: Settled) -> dict[str, 
     }
     assert meta["read"] == sum(meta[k] for k in ("used", "quarantined", "duplicates", "other_prompts", "filtered"))
     _check_some(task, chunks, meta)
-    _check_one_teacher(task, sum((t.teachers for t in tallies), Counter()))
     rated = sum((t.rated for t in tallies), Counter())
     for name in task.ratings:
         if not rated[name]:

@@ -49,8 +49,10 @@ def scripted(script: Callable[[dict[str, Any], int], Act]) -> Iterator[Scripted]
         thread.join()
 
 
-def say(text: str | None, model: str = "scripted-1", fingerprint: str | None = "fp-1", after: float = 0) -> Act:
-    """A proper answer."""
+def say(
+    text: str | None, model: str = "scripted-1", fingerprint: str | None = "fp-1", after: float = 0, ended: str = "stop"
+) -> Act:
+    """A proper answer, or one that was cut."""
 
     def act(handler: _Handler) -> None:
         time.sleep(after)
@@ -61,7 +63,7 @@ def say(text: str | None, model: str = "scripted-1", fingerprint: str | None = "
             "model": model,
             "system_fingerprint": fingerprint,
             "choices": [
-                {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"},
+                {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": ended},
             ],
             "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
         }

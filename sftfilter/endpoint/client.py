@@ -31,7 +31,10 @@ _CHARACTERS_A_TOKEN = 4
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """One conversation to be continued, and how the answer is drawn."""
+    """One conversation to be continued, and how the answer is drawn.
+
+    The seed tells one draw from another even where it is not sent: two samples are two requests, and so is another try.
+    """
 
     messages: Sequence[Message]
     max_tokens: int
@@ -83,9 +86,9 @@ class ChatClient:
         return [answer for answer in found if not isinstance(answer, BaseException)]
 
     async def ask(self, request: ChatRequest) -> Answer | Failure:
-        """The answer to one request; the same request is asked once at a time, and once only with a journal."""
+        """The answer to one request; the same draw is asked for once at a time, and once only with a journal."""
         body = request.body(self.endpoint)
-        key = stable_hash([self.endpoint.answers_hash, body])
+        key = stable_hash([self.endpoint.answers_hash, body, request.seed])
         if self.journal is not None and (kept := self.journal.get(key)) is not None:
             return Answer(**kept)
         if key not in self._asking:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from sftfilter.config import Settings, stable_hash
 from sftfilter.private import literal_secrets
+
+Sampling = Literal["temperature", "top_p", "max_tokens", "seed"]
+"""Fields of a request that say how an answer is drawn."""
 
 
 class Endpoint(Settings):
@@ -22,9 +25,11 @@ class Endpoint(Settings):
         retries: further attempts after 408, 409, 429, 5xx, a time-out, a broken connection or a body that is no answer.
         give_up_after: so many requests in a row without an answer, all their attempts used, stop the run.
         extra_body: further fields of each request, as the server names them.
-        omit: fields the server refuses (`seed`, `temperature`, `max_tokens`).
+        omit: fields that the server refuses; they are not sent, and answers record them as unknown.
         identity: stands in for the URL where answers are kept; give it one where the URL changes but the model does not.
     """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     base_url: Annotated[str, Field(description="such as https://host/v1")]
     model: Annotated[str, Field(min_length=1)]
@@ -42,7 +47,7 @@ class Endpoint(Settings):
     longest_wait_s: Annotated[float, Field(gt=0, description="a longer Retry-After stops the run")] = 300
     allow_plain_http: Annotated[bool, Field(description="send the key in the clear to another machine")] = False
     extra_body: dict[str, Any] = Field(default={})
-    omit: list[str] = Field(default=[])
+    omit: list[Sampling] = Field(default=[])
     identity: str | None = None
 
     @field_validator("base_url")

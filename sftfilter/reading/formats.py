@@ -98,10 +98,19 @@ def json_lines(file: File, span: Span | None = None) -> Iterator[Raw]:
 
 
 def json_document(file: File) -> Iterator[Raw]:
-    """The elements of one big list; a file that holds a record a line instead is read as such."""
+    """The elements of one big list; a file that holds a record a line instead is read as such.
+
+    Raises:
+        DataError: it is neither.
+    """
     with _opened(file) as handle:
-        start = handle.peek(_CHUNK).removeprefix(_BOM).lstrip()[:1]
-    if start != b"[":
+        start = handle.peek(_CHUNK).removeprefix(_BOM).lstrip()
+    if not start.startswith(b"["):
+        if _over_lines(start):
+            raise DataError(
+                f"{file.shown}: one JSON object over several lines; wanted is a list of records, [{{...}}, {{...}}], or a "
+                "record a line. If the records lie within the object, write that list to a file of its own."
+            )
         yield from json_lines(file)
         return
     with _opened(file) as handle:
@@ -114,29 +123,50 @@ def json_document(file: File) -> Iterator[Raw]:
 
 
 def csv_rows(file: File) -> Iterator[Raw]:
-    """A record a row, with text values; an empty value is none at all. A `.tsv` file is split at tabs."""
+    """A record a row, with text values; an empty value is none at all. A `.tsv` file is split at tabs.
+
+    Raises:
+        DataError: a quote is open that should not be: how many rows it swallowed cannot be known.
+    """
     csv.field_size_limit(MAX_LINE)  # the library's own 128 KiB would refuse a long answer
     with _opened(file) as handle:
         number = 0
         with _whole(file, lambda: number):
             text = io.TextIOWrapper(handle, encoding="utf-8-sig", errors="surrogateescape", newline="")
             rows = csv.reader(text, delimiter="\t" if ".tsv" in file.name.lower() else ",", strict=True)
-            header = next(rows, [])
+            header = _csv_row(rows, file) or []
             if len(set(header)) < len(header):
                 raise DataError(f"{file.shown}: two columns of the header have the same name: {', '.join(header)}")
             while True:
                 number += 1
-                try:
-                    row = next(rows)
-                except StopIteration:
+                start = rows.line_num + 1
+                row = _csv_row(rows, file)
+                if row is None:
                     return
-                except csv.Error as error:
-                    yield Raw(number, Broken(f"not CSV: {error}"))
-                    continue
                 if len(row) == len(header):
                     yield Raw(number, {k: v or None for k, v in zip(header, row, strict=True)})
                 elif row:
-                    yield Raw(number, Broken(f"{len(row)} values under {len(header)} columns"), repr(row).encode())
+                    reason = f"{len(row)} values under {len(header)} columns"
+                    if rows.line_num > start:
+                        raise _quotes(file, start, rows.line_num, reason)
+                    yield Raw(number, Broken(reason), repr(row).encode())
+
+
+def _csv_row(rows: Any, file: File) -> list[str] | None:
+    """The next row of a `csv.reader`; None at the end."""
+    start = rows.line_num + 1
+    try:
+        return next(rows, None)
+    except csv.Error as error:
+        raise _quotes(file, start, max(start, rows.line_num), str(error)) from error
+
+
+def _quotes(file: File, start: int, end: int, reason: str) -> DataError:
+    where = f"line {start}" if start == end else f"lines {start} to {end}"
+    return DataError(
+        f"{file.shown}, {where}: the quotes do not match ({reason}), so how many rows lie there cannot be known. Mend the "
+        'quotes (a value that holds one stands in quotes, with "" for each), or copy or download the file again.'
+    )
 
 
 def compression(file: File) -> str | None:
@@ -203,6 +233,12 @@ def _parsed(raw: bytes) -> Any:
         return Broken(f"not JSON that can be read: {error}")
 
 
+def _over_lines(start: bytes) -> bool:
+    """Whether an object goes on in the next line, as nobody's record a line does."""
+    first, _, rest = start.partition(b"\n")
+    return first.startswith(b"{") and rest.lstrip()[:1] in (b'"', b"}") and isinstance(_parsed(first), Broken)
+
+
 def _elements(text: io.TextIOWrapper, file: File) -> Iterator[Any]:
     """Parse a list element by element, holding one of them and a chunk."""
     decoder = json.JSONDecoder()
@@ -210,6 +246,7 @@ def _elements(text: io.TextIOWrapper, file: File) -> Iterator[Any]:
     while True:
         at = _past(buffer, at)
         if at < len(buffer) and buffer[at] == "]":
+            _check_end(buffer[at + 1 :], text, file)
             return
         try:
             record, at = decoder.raw_decode(buffer, at)
@@ -223,6 +260,18 @@ def _elements(text: io.TextIOWrapper, file: File) -> Iterator[Any]:
             continue
         yield record
         number += 1
+
+
+def _check_end(rest: str, text: io.TextIOWrapper, file: File) -> None:
+    """Only white space may follow a list: a second one would be lost."""
+    while not rest.strip():
+        rest = text.read(_CHUNK)
+        if not rest:
+            return
+    raise DataError(
+        f"{file.shown}: after the list's end comes more text, {rest.strip()[:40]!r}: join the lists into one, or write a "
+        "record a line"
+    )
 
 
 def _past(buffer: str, at: int) -> int:

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 EXTENSIONS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet", ".pq": "parquet"}
 EXTENSIONS |= {".csv": "csv", ".tsv": "csv"}
 COMPRESSED = (".gz", ".zst")
+_DESCRIPTIONS = frozenset({"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json"})
+"""Files that `datasets` writes beside the data; they hold no rows."""
 _GLOB = "*?["
-_S3_OPTIONS = ("endpoint_override", "region")
+_OPTIONS = {"s3": ("endpoint_override", "region"), "gs": (), "gcs": ()}
+_SECRETS = ("access_key", "secret_key", "session_token", "external_id", "role_arn", "token")
 _TIMEOUT_S = 20.0
 
 
@@ -50,6 +53,21 @@ class File:
 def without_options(uri: str) -> str:
     """A URI without what says how to reach it; a local path as it is."""
     return uri.partition("?")[0] if "://" in uri else uri
+
+
+def refused_option(uri: str) -> str | None:
+    """Why a URI's options cannot be used, by their names only: what they hold may be a secret."""
+    split = urlsplit(uri, allow_fragments=False)
+    known = _OPTIONS.get(split.scheme)
+    if known is None or not split.query:
+        return None
+    for name, _ in parse_qsl(split.query, keep_blank_values=True):
+        if name in _SECRETS:
+            return f"`{name}` does not belong in a path, which is kept: put credentials in the environment"
+        if name not in known:
+            there = f"there are: {', '.join(known)}" if known else f"{split.scheme}:// has none"
+            return f"unknown option '{name[:40]}'; {there}"
+    return None
 
 
 def find(paths: Sequence[str]) -> list[File]:
@@ -83,14 +101,13 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
 
     if "://" not in uri:
         return fs.LocalFileSystem(), uri
+    if reason := refused_option(uri):
+        raise DataError(f"{without_options(uri)}: {reason}")
     split = urlsplit(uri, allow_fragments=False)
     anonymous = split.username == "anonymous"
     path = split.netloc.rpartition("@")[2] + split.path
     if split.scheme == "s3":
         given = dict(parse_qsl(split.query))
-        unknown = sorted(given.keys() - set(_S3_OPTIONS))
-        if unknown:
-            raise DataError(f"{uri}: unknown option '{unknown[0]}'; there are: {', '.join(_S3_OPTIONS)}")
         options: dict[str, Any] = {"connect_timeout": _TIMEOUT_S, "request_timeout": _TIMEOUT_S * 3} | given
         return fs.S3FileSystem(anonymous=anonymous, **options), path
     if split.scheme in ("gs", "gcs"):
@@ -176,11 +193,11 @@ def _glob(system: fs.FileSystem, pattern: str) -> list[fs.FileInfo]:
 
 
 def _wanted(path: str, asked: str) -> bool:
-    """Within a folder only known extensions count, and no hidden file; a glob says itself what it wants."""
+    """Within a folder only known extensions count, and no hidden file or description; a glob says what it wants."""
     name = PurePosixPath(path).name
     if any(c in asked for c in _GLOB):
         return not name.startswith(".")
-    return not name.startswith((".", "_")) and extension(name) in EXTENSIONS
+    return not name.startswith((".", "_")) and name not in _DESCRIPTIONS and extension(name) in EXTENSIONS
 
 
 def _file(uri: str, path: str, info: fs.FileInfo) -> File:

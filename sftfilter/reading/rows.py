@@ -11,7 +11,6 @@ from typing import Any
 from sftfilter.reading.formats import Broken, Raw
 from sftfilter.reading.shapes import (
     Layout,
-    RowError,
     conversation,
     label_of,
     layout,
@@ -21,6 +20,7 @@ from sftfilter.reading.shapes import (
     shape_of,
 )
 from sftfilter.reading.source import FileSource
+from sftfilter.reading.turns import RowError
 from sftfilter.reading.units import Unit, open_unit
 from sftfilter.schema import Message, prompt_id
 

@@ -63,14 +63,19 @@ def _conflicts(ids: pl.DataFrame) -> pl.DataFrame:
     """Rows that contradict each other, with field and reason."""
     import polars as pl
 
-    first, last = pl.col("row").first().over("group"), pl.col("row").last().over("group")
-    other = pl.when(pl.col("row") == first).then(last).otherwise(first)
+    place = pl.struct("part", "at")
+    is_first = place == place.first().over("group")
+    file, row = (
+        pl.when(is_first).then(pl.col(name).last().over("group")).otherwise(pl.col(name).first().over("group"))
+        for name in ("file", "row")
+    )
+    other = pl.when(file == pl.col("file")).then(pl.format("row {}", row)).otherwise(pl.format("{}, row {}", file, row))
     called = pl.struct("file", "source_id", "sample")
     texts = ids.filter(pl.col("source_id").is_not_null()).filter(pl.col("rollout_id").n_unique().over(called) > 1)
     texts = texts.with_columns(group=called).with_columns(
         field=pl.lit("id"),
         reason=pl.format(
-            "id '{}' also stands for another text, in row {}: give answers to one prompt a `sample` number, or leave "
+            "id '{}' also stands for another text, in {}: give answers to one prompt a `sample` number, or leave "
             "these ids out with columns: {{id: null}}",
             "source_id",
             other,
@@ -78,7 +83,7 @@ def _conflicts(ids: pl.DataFrame) -> pl.DataFrame:
     )
     rated = ids.filter(pl.col("ratings").fill_null("").n_unique().over("rollout_id") > 1)
     rated = rated.with_columns(group=pl.struct("rollout_id")).with_columns(
-        field=pl.lit("ratings"), reason=pl.format("the same prompt and answer as row {}, but other ratings", other)
+        field=pl.lit("ratings"), reason=pl.format("the same prompt and answer as {}, but other ratings", other)
     )
     columns = ["part", "at", "file", "row", "field", "reason", pl.col("rollout_id").alias("raw")]
     found = pl.concat([texts.select(columns), rated.select(columns)])

@@ -10,7 +10,8 @@ from typing import Any
 from sftfilter.config import did_you_mean
 from sftfilter.errors import DataError
 from sftfilter.reading.source import FIELDS, FileSource, Shape
-from sftfilter.schema import ROLES, Message
+from sftfilter.reading.turns import RowError, blank, encodable, text_of, turns_of, type_name
+from sftfilter.schema import Message
 
 _NEEDED: dict[Shape, tuple[str, ...]] = {
     "messages": ("messages",),
@@ -20,18 +21,7 @@ _NEEDED: dict[Shape, tuple[str, ...]] = {
 }
 """Fields that a shape cannot do without, the one that tells it first. Earlier shapes win where a file has several."""
 
-_SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant"}
-_SHAREGPT_ROLES |= {"assistant": "assistant", "system": "system"}
 _OTHER_NAMES = {"completion": ("response",)}
-
-
-class RowError(Exception):
-    """One bad row: field and reason."""
-
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field}: {reason}")
-        self.field = field
-        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -78,6 +68,24 @@ def layout(source: FileSource, columns: Sequence[str], file: str, *, answers: bo
     return Layout(shape, column)
 
 
+def check_columns(source: FileSource, columns: Sequence[str], file: str, where: str = "") -> None:
+    """Every column that `columns` names must be there: a misspelt one would drop what it holds, unsaid.
+
+    Args:
+        columns: those that the file has.
+        where: which rows were looked at, if not all.
+
+    Raises:
+        DataError: one is not.
+    """
+    for field, name in source.columns.items():
+        if name is not None and name not in columns:
+            raise DataError(
+                f"{file}: `columns` names '{name}' as {field}, and no such column is there{where}"
+                f"{did_you_mean(name, columns)}; the columns are {', '.join(columns) or 'none'}"
+            )
+
+
 def shape_of(source: FileSource, columns: Collection[str]) -> Shape | None:
     """The first shape whose telling column is there."""
     return next((s for s, needed in _NEEDED.items() if _column(source, needed[0], columns) is not None), None)
@@ -114,9 +122,9 @@ def conversation(record: Mapping[str, Any], layout: Layout, *, answers: bool) ->
     answer: str | None = None
     match layout.shape:
         case "messages":
-            turns = turns_of(record, column["messages"], "role", "content", {r: r for r in ROLES})
+            turns = turns_of(record, column["messages"])
         case "sharegpt":
-            turns = turns_of(record, column["conversations"], "from", "value", _SHAREGPT_ROLES)
+            turns = turns_of(record, column["conversations"], "from")
         case "alpaca":
             turns, answer = [_user(record, column)], column.get("output")
         case "prompt":
@@ -128,7 +136,7 @@ def conversation(record: Mapping[str, Any], layout: Layout, *, answers: bool) ->
         turns, completion = _split(turns, answers, answer or "completion", record)
     if turns[-1]["role"] != "user":
         raise RowError(layout.telling, "before the answer, the last turn must be the user's")
-    if "system" in column and record.get(column["system"]) and turns[0]["role"] != "system":
+    if "system" in column and not blank(record.get(column["system"])) and turns[0]["role"] != "system":
         turns.insert(0, {"role": "system", "content": text_of(record, column["system"])})
     return turns, completion
 
@@ -144,26 +152,10 @@ def _split(
     return turns, None
 
 
-def turns_of(record: Mapping[str, Any], field: str, role: str, content: str, roles: Mapping[str, str]) -> list[Message]:
-    """A list of turns, checked."""
-    turns = record.get(field)
-    if not isinstance(turns, list) or not turns:
-        raise RowError(field, "missing" if turns is None else "expected a list of turns")
-    checked: list[Message] = []
-    for number, turn in enumerate(turns):
-        where = f"{field}[{number}]"
-        name = turn.get(role) if isinstance(turn, Mapping) else None
-        known = roles.get(name.lower()) if isinstance(name, str) else None
-        if known is None:
-            raise RowError(where, f"{role} must be one of {', '.join(roles)}, found {str(name)[:40]!r}")
-        checked.append({"role": known, "content": text_of(turn, content, where)})
-    return checked
-
-
 def _prompt(record: Mapping[str, Any], field: str) -> list[Message]:
     """Text, or turns as TRL's conversational form has them."""
     if isinstance(record.get(field), list):
-        return turns_of(record, field, "role", "content", {r: r for r in ROLES})
+        return turns_of(record, field)
     return [{"role": "user", "content": text_of(record, field)}]
 
 
@@ -171,7 +163,7 @@ def _completion(record: Mapping[str, Any], field: str) -> str:
     value = record.get(field)
     if not isinstance(value, list):
         return text_of(record, field)
-    turns = turns_of(record, field, "role", "content", {"assistant": "assistant"})
+    turns = turns_of(record, field, roles={"assistant": "assistant"})
     if len(turns) != 1:
         raise RowError(field, f"expected one assistant turn, found {len(turns)}")
     return turns[0]["content"]
@@ -185,25 +177,14 @@ def _user(record: Mapping[str, Any], column: Mapping[str, str]) -> Message:
     return {"role": "user", "content": instruction}
 
 
-def text_of(record: Mapping[str, Any], field: str, where: str = "") -> str:
-    """A field that must hold text other than white space."""
-    value = record.get(field)
-    name = f"{where}.{field}" if where else field
-    if not isinstance(value, str):
-        raise RowError(name, "missing" if value is None else f"expected text, found {_type(value)}")
-    if not value or value.isspace():
-        raise RowError(name, "empty")
-    return _encodable(value, name)
-
-
 def label_of(record: Mapping[str, Any], field: str | None) -> str | None:
     """A short text beside the conversation, such as its source; a number is written out."""
     value = record.get(field) if field else None
     if value is None or isinstance(value, str):
-        return value and _encodable(value, str(field))
+        return value and encodable(value, str(field))
     if isinstance(value, bool | int | float):
         return plain(value)
-    raise RowError(str(field), f"expected text, found {_type(value)}; to leave it out: columns: {{{field}: null}}")
+    raise RowError(str(field), f"expected text, found {type_name(value)}; to leave it out: columns: {{{field}: null}}")
 
 
 def number_of(record: Mapping[str, Any], field: str) -> float | None:
@@ -212,6 +193,8 @@ def number_of(record: Mapping[str, Any], field: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, str):
+        if not value or value.isspace():
+            return None
         flag = {"true": 1.0, "false": 0.0}.get(value.strip().lower())
         value = value if flag is None else flag
     try:
@@ -245,17 +228,3 @@ def plain(value: Any) -> str:
         return str(int(value))
     text = str(value)
     return text.lower() if text.lower() in ("true", "false") else text
-
-
-def _encodable(text: str, field: str) -> str:
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise RowError(field, "not UTF-8: it holds half a character (a lone surrogate)") from None
-    return text
-
-
-def _type(value: Any) -> str:
-    names = {dict: "an object", list: "a list", bool: "true or false", int: "a number", float: "a number"}
-    return names.get(type(value), type(value).__name__)

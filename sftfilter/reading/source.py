@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from sftfilter.config import Settings, SpecPath, did_you_mean
+from sftfilter.config import Settings, did_you_mean, resolve_path
+from sftfilter.reading.places import refused_option
 
 Format = Literal["jsonl", "json", "parquet", "csv", "dataset"]
 Shape = Literal["messages", "prompt", "sharegpt", "alpaca"]
@@ -28,6 +31,7 @@ FIELDS = (
     "id",
 )
 """What a row may hold, by the names used here; `columns` maps them to a file's own."""
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 class FileSource(Settings):
@@ -36,10 +40,13 @@ class FileSource(Settings):
     A path may be a file, a folder, a glob (`data/*.jsonl.gz`), `s3://bucket/key`, `gs://bucket/key` or
     `hf://datasets/owner/name`. Credentials come from the environment only (`AWS_ACCESS_KEY_ID`, ...,
     `GOOGLE_APPLICATION_CREDENTIALS`); another S3 endpoint from `AWS_ENDPOINT_URL` or
-    `s3://bucket/key?endpoint_override=http://host:port`.
+    `s3://bucket/key?endpoint_override=http://host:port`. With `format: dataset` a path that is no folder beside the spec
+    is a hub id, `owner/name`.
     """
 
-    path: Annotated[SpecPath | list[SpecPath], Field(description="a path, glob or URI, or a list of them")]
+    model_config = ConfigDict(hide_input_in_errors=True)  # a URI may hold what should not be in it
+
+    path: Annotated[str | list[str], Field(description="a path, glob or URI, or a list of them")]
     format: Annotated[Format | None, Field(description="default: told by the file's extension")] = None
     shape: Annotated[Shape | None, Field(description="default: told by the columns, for each file")] = None
     columns: Annotated[
@@ -55,6 +62,16 @@ class FileSource(Settings):
         str | None, Field(description="commit of a hub dataset; pin it, for a run to be repeatable")
     ] = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _place(cls, data: Any, info: ValidationInfo) -> Any:
+        """Resolve paths against the spec's folder. Which of them are hub ids depends on the format."""
+        if not isinstance(data, dict) or not isinstance(given := data.get("path"), str | list):
+            return data
+        dataset = data.get("format", cls.model_fields["format"].default) == "dataset"
+        placed = [_placed(path, dataset, info) for path in ([given] if isinstance(given, str) else given)]
+        return data | {"path": placed[0] if isinstance(given, str) else placed}
+
     @field_validator("path")
     @classmethod
     def _some(cls, path: str | list[str]) -> str | list[str]:
@@ -64,6 +81,8 @@ class FileSource(Settings):
             user, at, _ = one.partition("://")[2].partition("/")[0].rpartition("@")
             if at and user != "anonymous":
                 raise ValueError("credentials do not belong in a spec, which is kept: put them in the environment")
+            if reason := refused_option(one):
+                raise ValueError(reason)
         return path
 
     @field_validator("columns")
@@ -79,3 +98,9 @@ class FileSource(Settings):
     def paths(self) -> list[str]:
         """The paths as a list."""
         return [self.path] if isinstance(self.path, str) else list(self.path)
+
+
+def _placed(path: Any, dataset: bool, info: ValidationInfo) -> Any:
+    placed = resolve_path(path, info)
+    hub = dataset and isinstance(path, str) and _HUB_ID.fullmatch(path) and not Path(placed).exists()
+    return path if hub else placed

@@ -8,11 +8,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from sftfilter.config import did_you_mean
+from sftfilter.config import did_you_mean, file_hash, stable_hash
 from sftfilter.errors import DataError
 from sftfilter.reading.formats import Broken, Raw, Span, csv_rows, json_document, json_lines, line_spans
 from sftfilter.reading.places import EXTENSIONS, File, extension, find, fingerprint
-from sftfilter.reading.shapes import Layout, layout, shape_of
+from sftfilter.reading.shapes import Layout, check_columns, layout, shape_of
 from sftfilter.reading.source import FileSource, Format
 from sftfilter.reading.tables import HUB, dataset_rows, load_split, parquet_file, parquet_ranges, parquet_rows
 
@@ -88,11 +88,13 @@ def open_unit(source: FileSource, unit: Unit, columns: Sequence[str], *, answers
         return _open_text(source, unit, columns, answers)
     if unit.format == "parquet":
         have = list(parquet_file(unit.file).schema_arrow.names)
+        check_columns(source, have, name)
         told = layout(source, have, name, answers=answers)
         _check_columns(columns, have, name)
         wanted = [c for c in have if c in {*told.column.values(), *columns}]
         return told, parquet_rows(unit.file, unit.start, unit.stop or 0, wanted)
     loaded = load_split(unit.file.uri, source.split, source.revision)
+    check_columns(source, loaded.column_names, name)
     told = layout(source, loaded.column_names, name, answers=answers)
     _check_columns(columns, loaded.column_names, name)
     return told, dataset_rows(loaded, unit.start, unit.stop or 0)
@@ -116,6 +118,8 @@ def _open_text(source: FileSource, unit: Unit, columns: Sequence[str], answers: 
     wanted = chain(head, raws) if unit.span is None else json_lines(unit.file, unit.span)
     if not records:
         return Layout("prompt", {"prompt": "prompt"}), wanted  # no row of it can be used anyway
+    every = list(dict.fromkeys(key for raw in head if isinstance(raw.record, dict) for key in raw.record))
+    check_columns(source, every, name, "" if unit.format == "csv" else f" in the first {len(head)} rows")
     have = _usual_columns(source, head)
     told = layout(source, have, name, answers=answers)
     if unit.format == "csv":
@@ -148,7 +152,12 @@ def _is_dataset(source: FileSource, path: str) -> bool:
 
 def _dataset(path: str, source: FileSource) -> File:
     loaded = load_split(path, source.split, source.revision)
-    return File(path, Path(path).name, int(loaded.size_in_bytes or len(loaded) * 1000), str(loaded._fingerprint))
+    stamp = str(loaded._fingerprint)
+    if Path(path).is_dir():  # the fingerprint stands in a file of its own, and need not tell of the data beside it
+        folder = Path(path, source.split) if Path(path, "dataset_dict.json").is_file() else Path(path)
+        data = [[file.name, file.stat().st_size, file_hash(file)] for file in sorted(folder.glob("*.arrow"))]
+        stamp = stable_hash([stamp, data])
+    return File(path, Path(path).name, int(loaded.size_in_bytes or len(loaded) * 1000), stamp)
 
 
 def _format(source: FileSource, file: File) -> Format:

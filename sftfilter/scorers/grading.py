@@ -13,6 +13,8 @@ from sftfilter.schema import Message
 TEMPLATE_VERSION = 1
 _LINE = re.compile(r"\**SCORE:\**\s*(-?\d+(?:\.\d+)?)\**\.?", re.IGNORECASE)
 _QUOTE = re.compile(r"^\**QUOTE:\**[ \t]*(.+?)[ \t]*$", re.IGNORECASE | re.MULTILINE)
+_THINKING = re.compile(r"^[ \t]*<think>", re.IGNORECASE | re.MULTILINE)
+"""Thinking that is not closed; a rubric's or a completion's own `<think>` stands within a line where it is mentioned."""
 _MARKS = ('""', "''", "“”", "«»", "``")
 
 
@@ -71,6 +73,8 @@ def read_grade(text: str, form: Form, completion: str) -> Graded:
     said = text.rsplit("</think>", 1)[-1].strip()
     if not said:
         return Graded(None, error="the judge answered nothing")
+    if _THINKING.search(said):
+        return Graded(None, error=f"the judge did not come to the end of its thinking: {_end(said)!r}")
     graded = _from_json(said) if form.json_object else _from_lines(said)
     if graded.score is None:
         return graded

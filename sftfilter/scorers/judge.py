@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from sftfilter.journal import Journal
 
 _SAID = 400
+_CUT = {"length": "cut at max_tokens ({})", "content_filter": "cut by the server's content filter"}
+"""Reasons for which an answer ended before its end."""
 _ECHOED = ("model", "system_fingerprint")
 _Result = tuple[float | None, str | None, str | None]
 """Score, error, detail."""
@@ -59,6 +61,7 @@ class Judge(ScorerSettings):
     seed: int = 0
     _text: str = PrivateAttr("")
 
+    version: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("messages", "completion")
     actors: ClassVar[int | None] = 2
     batch: ClassVar[int] = 256
@@ -165,9 +168,10 @@ class JudgeScorer:
         if isinstance(answer, Failure):
             return None, answer.reason, None
         graded = read_grade(answer.text, self.judge.answer_form, row["completion"])
-        error = graded.error
-        if error and answer.finish_reason == "length":
-            error += f" (cut at max_tokens, {self.judge.max_tokens})"
+        score, error = graded.score, graded.error
+        if answer.finish_reason in _CUT:  # `SCORE: 1` may be the beginning of a 10
+            cut = _CUT[answer.finish_reason].format(self.judge.max_tokens)
+            score, error = None, f"{error} ({cut})" if error else f"the judge's answer was {cut}"
         detail = {
             "model": answer.model,
             "system_fingerprint": answer.fingerprint,
@@ -175,4 +179,4 @@ class JudgeScorer:
             "repeated": round(repeated_share(row["completion"]), 3),
             "said": answer.text[-_SAID:],
         }
-        return graded.score, error, json.dumps({k: v for k, v in detail.items() if v}, ensure_ascii=False)
+        return score, error, json.dumps({k: v for k, v in detail.items() if v}, ensure_ascii=False)

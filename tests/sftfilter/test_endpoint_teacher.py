@@ -7,14 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from sftfilter.artifacts import Store
-from sftfilter.endpoint_teacher import ask_teacher
+from sftfilter.endpoint_teacher import EndpointAnswerer, ask_teacher
 from sftfilter.errors import DataError, EvalError
 from sftfilter.schema import ROLLOUTS, row_seed
 from tests.conftest import REPOSITORY
@@ -91,6 +93,20 @@ def test_every_prompt_is_answered_or_accounted_for(local_ray: None, tmp_path: Pa
         limited = teacher_at(server.url, endpoint={"requests_per_minute": 1200})
         ask_teacher(DRAWN, limited, prompts, store=store, pool=POOL, error_budget=0)
         assert len(server.requests) == 40 and time.monotonic() - began >= 39 / 20, "the limit counts over both actors"
+
+
+def test_without_seeds_samples_are_still_drawn_each_and_an_empty_answer_anew(tmp_path: Path) -> None:
+    rows = [
+        {"prompt_id": "p", "messages": [{"role": "user", "content": "Hi"}], "source": "s", "sample": k}
+        for k in range(3)
+    ]
+    drawn = replace(DRAWN, temperature=0)
+    with scripted(lambda body, nth: say("" if nth == 1 else f"Answer {nth}")) as server:
+        teacher = teacher_at(server.url, samples=3, endpoint={"omit": ["seed", "temperature"], "concurrency": 1})
+        made = EndpointAnswerer(drawn, teacher, str(tmp_path))(pa.Table.from_pylist(rows)).to_pylist()
+    assert [r["completion"] for r in made] == ["Answer 0", "Answer 3", "Answer 2"] and len(server.requests) == 4
+    assert all((r["generation"]["seed"], r["generation"]["temperature"]) == (None, None) for r in made)
+    assert made[0]["generation"]["max_tokens"] == 16
 
 
 @pytest.mark.ray

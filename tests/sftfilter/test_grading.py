@@ -22,6 +22,7 @@ COMPLETION = "I doubt that it is\n2026, and I am sad."
         ("**SCORE: 3**\n", 3),
         ("**SCORE:** 0.", 0),
         ("<think>SCORE: 9\nno</think>\nSCORE: 2", 2),
+        ("It writes <think> itself.\nSCORE: 6", 6),
         ("SCORE: 4\nI stay with it.\nSCORE: 4", 4),
     ],
 )
@@ -35,6 +36,8 @@ def test_a_clear_score_is_read(said: str, score: float) -> None:
     [
         ("", "answered nothing"),
         ("<think>hm</think>  ", "answered nothing"),
+        ("<think>A draft:\nSCORE: 3", "the end of its thinking"),
+        ("Well.\n<think>\nSCORE: 3", "the end of its thinking"),
         ("It is a 7.", "did not end with SCORE: n but with 'It is a 7.'"),
         ("SCORE: 7/10", "did not end"),
         ("SCORE: seven", "did not end"),

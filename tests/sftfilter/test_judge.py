@@ -12,9 +12,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from sftfilter.artifacts import Artifact, Store, write_table
 from sftfilter.errors import DataError, EvalError, MachineError
+from sftfilter.journal import Journal
 from sftfilter.schema import ROLLOUTS
 from sftfilter.scorers import Scorer
-from sftfilter.scorers.judge import Judge
+from sftfilter.scorers.judge import Judge, JudgeScorer
 from sftfilter.scoring import ScoringPool, score_rollouts
 from tests.scripted_endpoint import Act, drop, half, html, say, scripted, status
 
@@ -183,6 +184,23 @@ def test_the_fingerprint_changes_with_what_could_change_a_score(tmp_path: Path) 
     found = {_judge(url, **change).fingerprint() for change in changes}
     assert len(found | {judge.fingerprint()}) == len(changes) + 1
     assert judge.model_validate_json(judge.model_dump_json()).fingerprint() == judge.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("ended", "said", "error"),
+    [
+        ("length", "SCORE: 1", "the judge's answer was cut at max_tokens (512)"),
+        ("length", "<think>SCORE: 1", "the end of its thinking: '<think>SCORE: 1' (cut at max_tokens (512))"),
+        ("content_filter", "SCORE: 1", "cut by the server's content filter"),
+        ("stop", "SCORE: 1", None),
+    ],
+)
+def test_a_cut_answer_is_no_grade(tmp_path: Path, judge_key: None, ended: str, said: str, error: str | None) -> None:
+    row = {"messages": [{"role": "user", "content": "Well?"}], "completion": "I am sad."}
+    with scripted(lambda body, nth: say(said, ended=ended)) as server:
+        scored = JudgeScorer(_judge(server.url), Journal(tmp_path)).score(pa.Table.from_pylist([row]))
+    assert scored.score.to_pylist() == [None if error else 1.0] and scored.error is not None
+    assert (error or "None") in str(scored.error[0].as_py())
 
 
 @pytest.mark.parametrize(

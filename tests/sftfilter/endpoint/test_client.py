@@ -177,6 +177,21 @@ def test_an_answer_is_paid_for_once(tmp_path: Path) -> None:
         assert len(server.requests) == 7
 
 
+def test_a_seed_that_is_not_sent_still_tells_draws_apart(tmp_path: Path) -> None:
+    with scripted(lambda body, nth: say(f"draw {nth}")) as server:
+        requests = [_request("a", seed=seed, temperature=1) for seed in (1, 2, 2, 3)]
+        client = BlockingClient(_endpoint(server, omit=["seed"], concurrency=1), Journal(tmp_path))
+        found = client.ask_all(requests)
+        assert [answer.text for answer in found if isinstance(answer, Answer)] == [
+            "draw 0",
+            "draw 1",
+            "draw 1",
+            "draw 2",
+        ]
+        assert client.ask_all(requests) == found and len(server.requests) == 3
+        assert not any("seed" in body for body in server.requests)
+
+
 def test_limits_hold() -> None:
     with scripted(lambda body, nth: say("fine")) as server:
         client = BlockingClient(_endpoint(server, requests_per_minute=600))

@@ -20,12 +20,28 @@ from sftfilter.endpoint.settings import Endpoint
         ({"base_url": "https://host/v1?key=abc"}, "holds credentials"),
         ({"base_url": "host/v1"}, "needs a URL"),
         ({"base_url": "http://[::1"}, "needs a URL"),
+        ({"omit": ["messages"]}, "should be 'temperature', 'top_p', 'max_tokens' or 'seed'"),
         ({"concurency": 3}, "did you mean 'concurrency'"),
     ],
 )
 def test_unsafe_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Endpoint.model_validate({"base_url": "https://host/v1", "model": "m"} | changes)
+
+
+@pytest.mark.parametrize(
+    "name", ["api_key", "apiKey", "X-API-Key", "Authorization", "token", "hf_token", "aws_secret_access_key"]
+)
+def test_no_key_among_the_further_fields(name: str) -> None:
+    with pytest.raises(ValidationError, match=f"extra_body(?s:.*)route.0.{name}' looks like a secret") as refused:
+        Endpoint(base_url="https://host/v1", model="m", extra_body={"top_k": 1, "route": [{name: "hunter2"}]})
+    assert "hunter2" not in str(refused.value)
+
+
+def test_fields_that_only_sound_like_keys_are_sent() -> None:
+    body = {"max_completion_tokens": 5, "stop_token_ids": [1], "prompt_cache_key": "x", "skip_special_tokens": True}
+    body |= {"chat_template_kwargs": {"enable_thinking": False}, "bad_words_token_ids": []}
+    assert Endpoint(base_url="https://host/v1", model="m", extra_body=body).extra_body == body
 
 
 @pytest.mark.parametrize(

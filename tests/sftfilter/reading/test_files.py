@@ -15,6 +15,7 @@ import pytest
 
 from sftfilter.artifacts import Artifact, Store
 from sftfilter.errors import DataError
+from sftfilter.prompts import DatasetPrompts
 from sftfilter.rollout_file import RolloutFile
 from sftfilter.rollout_import import import_rollouts
 
@@ -58,7 +59,7 @@ WRITERS: dict[str, Callable[[Path], Any]] = {
     "a.jsonl": lambda p: p.write_bytes(lines(ROWS)),
     "a.jsonl.gz": lambda p: p.write_bytes(gzip.compress(lines(ROWS[:9])) + gzip.compress(lines(ROWS[9:]))),
     "a.jsonl.zst": _zstd,
-    "a.json": lambda p: p.write_text(json.dumps(ROWS, indent=1)),
+    "a.json": lambda p: p.write_text(json.dumps(ROWS, indent=1) + "\n" * 3),
     "lines.json": lambda p: p.write_bytes(lines(ROWS)),
     "a.parquet": lambda p: pq.write_table(pa.Table.from_pylist(ROWS), p, row_group_size=7),
     "a.csv": _csv,
@@ -85,6 +86,7 @@ MULTI = [
 ]
 FROM = {"system": "system", "user": "human", "assistant": "gpt"}
 SHAREGPT = [{"from": FROM[m["role"]], "value": m["content"]} for m in MULTI]
+PARTS = [{"role": m["role"], "content": [{"type": "text", "text": m["content"]}]} for m in MULTI]
 
 
 @pytest.mark.parametrize(
@@ -95,6 +97,9 @@ SHAREGPT = [{"from": FROM[m["role"]], "value": m["content"]} for m in MULTI]
         ({"messages": MULTI, "response": "Ciao"}, "messages (completion = response)"),
         ({"conversations": [*SHAREGPT, {"from": "gpt", "value": "Ciao"}]}, "sharegpt"),
         ({"conversations": [*SHAREGPT[1:], {"from": "gpt", "value": "Ciao"}], "system": SYSTEM}, "sharegpt"),
+        ({"messages": [*SHAREGPT, {"from": "gpt", "value": "Ciao"}]}, "messages"),
+        ({"conversations": [*MULTI, {"role": "assistant", "content": "Ciao"}]}, "sharegpt"),
+        ({"messages": [*PARTS, {"role": "assistant", "content": [{"type": "text", "text": "Ciao"}]}]}, "messages"),
         ({"prompt": MULTI, "completion": [{"role": "assistant", "content": "Ciao"}]}, "prompt"),
     ],
 )
@@ -104,6 +109,17 @@ def test_turns_are_kept_whatever_the_shape(tmp_path: Path, record: dict[str, Any
     (row,) = made.table("rollouts").to_pylist()
     assert (row["messages"], row["completion"]) == (MULTI, "Ciao")
     assert list(made.meta["layouts"]) == [told]
+
+
+def test_an_empty_system_turn_is_none_and_parts_are_put_together(tmp_path: Path) -> None:
+    asked = {"role": "user", "content": [{"type": "text", "text": "Why?"}, {"type": "text", "text": "Tell me."}]}
+    plain = {"role": "user", "content": "Why?\nTell me."}
+    answer = {"role": "assistant", "content": "So."}
+    records = [[{"role": "system", "content": empty}, asked, answer] for empty in ("", " \n", None)]
+    records += [[{"from": "system", "value": ""}, plain, answer], [plain, answer]]
+    (tmp_path / "a.jsonl").write_bytes(lines([{"messages": m, "sample": i} for i, m in enumerate(records)]))
+    rows = read(tmp_path, str(tmp_path / "a.jsonl")).table("rollouts").to_pylist()
+    assert [r["messages"] for r in rows] == [[plain]] * 5 and len({r["prompt_id"] for r in rows}) == 1
 
 
 def test_alpaca_named_columns_and_a_shape_that_is_asked_for(tmp_path: Path) -> None:
@@ -118,6 +134,22 @@ def test_alpaca_named_columns_and_a_shape_that_is_asked_for(tmp_path: Path) -> N
     named = {"prompt": "q", "completion": "a"}
     (row,) = read(tmp_path, str(tmp_path / "b.jsonl"), shape="prompt", columns=named).table("rollouts").to_pylist()
     assert (row["messages"][0]["content"], row["completion"]) == ("Why?", "So.")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet", "folder"])
+def test_a_misspelt_column_is_not_taken_for_none(tmp_path: Path, name: str) -> None:
+    WRITERS[name](tmp_path / name)
+    said = "names 'completon' as system, and no such column is there.*did you mean 'completion'"
+    with pytest.raises(DataError, match=said):
+        read(tmp_path, str(tmp_path / name), columns={"system": "completon"})
+
+
+def test_a_column_need_not_be_in_every_line(tmp_path: Path) -> None:
+    """Nor in the shape that most lines have."""
+    told = {"messages": [{"role": "user", "content": "Hm?"}, {"role": "assistant", "content": "Hm."}], "rules": SYSTEM}
+    (tmp_path / "a.jsonl").write_bytes(lines([*ROWS[:3], told]))
+    rows = read(tmp_path, str(tmp_path / "a.jsonl"), columns={"system": "rules"}).table("rollouts").to_pylist()
+    assert [[m["role"] for m in r["messages"]] for r in rows] == [["user"]] * 3 + [["system", "user"]]
 
 
 def test_a_stray_row_of_another_shape_is_read_by_its_own(tmp_path: Path) -> None:
@@ -139,6 +171,9 @@ def test_a_stray_row_of_another_shape_is_read_by_its_own(tmp_path: Path) -> None
         ({"messages": [{"role": "user", "content": None}]}, "messages[0].content", "missing"),
         ({"messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content", "expected text, found a list"),
         ({"messages": [{"role": "user", "content": "x"}]}, "completion", "missing"),
+        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages[0].content[0]", "found 'image'"),
+        ({"messages": [{"role": "system", "content": ""}]}, "messages", "no turn but an empty system turn"),
+        ({"messages": json.dumps(MULTI)}, "messages", "found text that looks like one: parse it"),
         ({"conversations": [{"from": "tool", "value": "x"}]}, "conversations[0]", "found 'tool'"),
         ({"prompt": "x", "completion": "y", "rating": float("nan")}, "rating", "not a finite number"),
         ({"prompt": "x", "completion": "y", "rating": "high"}, "rating", "expected a number or a flag, found 'high'"),
@@ -199,9 +234,22 @@ def test_a_row_of_5_mb_is_a_row_and_a_line_without_end_is_not(tmp_path: Path, mo
     assert made.meta["used"] == 30
 
 
-def _cut(name: str, path: Path) -> None:
+def _cut(name: str, path: Path, off: int | None = None) -> None:
+    """All but the last `off` bytes; default: a third of them."""
     WRITERS[name](path)
-    path.write_bytes(path.read_bytes()[: -path.stat().st_size // 3])
+    path.write_bytes(path.read_bytes()[: -(off or path.stat().st_size // 3)])
+
+
+def _stray(*changes: Any) -> Callable[[Path], Any]:
+    """A CSV of 30 rows below its header, some lines replaced: number, text, number, text, ..."""
+
+    def write(path: Path) -> None:
+        text = ["prompt,completion", *(f"p{i},c{i}" for i in range(1, 31))]
+        for number, line in zip(changes[::2], changes[1::2], strict=True):
+            text[number] = line
+        path.write_text("\n".join(text) + "\n")
+
+    return write
 
 
 def _damaged_page(path: Path) -> None:
@@ -223,6 +271,28 @@ def _damaged_page(path: Path) -> None:
         ("a.parquet", _damaged_page, {}, "damaged after row 0.*(?s:.*)download it again"),
         ("a.jsonl.gz", lambda p: _cut("a.jsonl.gz", p), {}, "breaks off or is damaged after row"),
         ("a.jsonl.zst", lambda p: _cut("a.jsonl.zst", p), {}, "breaks off or is damaged after row"),
+        (
+            "a.csv",
+            lambda p: _cut("a.csv", p, 10),
+            {},
+            "a.csv, line 31: the quotes do not match .unexpected end of data",
+        ),
+        ("a.csv", _stray(11, '"p,c'), {}, r"a.csv, lines 12 to 31: the quotes .*unexpected end of data"),
+        ("a.csv", _stray(11, '"p,c', 21, 'p,"c"'), {}, r"a.csv, lines 12 to 22: the quotes .*expected after"),
+        ("a.csv", _stray(11, '"p,c', 21, 'p,c"'), {}, r"a.csv, lines 12 to 22: the quotes .*1 values under 2 columns"),
+        ("a.csv", _stray(0, 'prompt,"completion'), {}, r"a.csv, lines 1 to 31: the quotes"),
+        (
+            "a.json",
+            lambda p: p.write_text("[" + json.dumps(ROWS[0]) + "] \n[]"),
+            {},
+            "after the list's end .* '\\[\\]'",
+        ),
+        (
+            "a.json",
+            lambda p: p.write_text(json.dumps({"rows": ROWS}, indent=1)),
+            {},
+            "a list of records, .*a record a line",
+        ),
         ("a.json", lambda p: _cut("a.json", p), {}, "element .* is not JSON, or the file breaks off there"),
         ("a.jsonl", WRITERS["a.parquet"], {}, "the content is Parquet: rename the file, or set `format: parquet`"),
         ("a.parquet", WRITERS["a.jsonl"], {}, "no whole Parquet file"),
@@ -260,7 +330,9 @@ def test_another_extension_is_read_when_the_format_is_named_and_compression_is_s
 
 
 def test_folders_globs_and_lists(tmp_path: Path) -> None:
-    for i, name in enumerate(("x/a.jsonl", "x/b.jsonl", "y/a.jsonl", "x/.hidden.jsonl", "x/readme.md")):
+    for i, name in enumerate(
+        ("x/a.jsonl", "x/b.jsonl", "y/a.jsonl", "x/.hidden.jsonl", "x/readme.md", "x/dataset_infos.json")
+    ):
         (tmp_path / "d" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "d" / name).write_bytes(lines([ROWS[i]]))
     for path, names in (
@@ -269,6 +341,33 @@ def test_folders_globs_and_lists(tmp_path: Path) -> None:
         ([str(tmp_path / "d" / "y"), str(tmp_path / "d" / "x" / "b.jsonl")], ["y/a.jsonl", "x/b.jsonl"]),
     ):
         assert read(tmp_path, path).table("rollouts")["source"].to_pylist() == names
+
+
+def test_a_dataset_is_a_folder_beside_the_spec_or_a_hub_id(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "owner" / "here").mkdir(parents=True)
+    given = ["mine", "owner/here", "owner/name", "imdb", "./owner/name", "hf://datasets/owner/name"]
+    below = {name: str(tmp_path / name) for name in ("mine", "owner/here", "./owner/name")}
+    for kind in (DatasetPrompts, RolloutFile):
+        source = kind.model_validate({"path": given, "format": "dataset"}, context={"folder": tmp_path})
+        assert source.paths == [str(Path(below[name])) if name in below else name for name in given]
+        assert kind.model_validate(source.model_dump(), context={"folder": tmp_path / "other"}).paths == source.paths
+    plain = RolloutFile.model_validate({"path": "owner/name"}, context={"folder": tmp_path})
+    assert plain.paths == [str(tmp_path / "owner/name")]
+
+
+def test_a_dataset_whose_data_alone_change_is_read_again(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    for name, rows in (("a", ROWS), ("b", ROWS[::-1])):
+        Dataset.from_list(rows).save_to_disk(str(tmp_path / name))
+    first = read(tmp_path, str(tmp_path / "a"))
+    assert read(tmp_path, str(tmp_path / "a")).reused
+    (data,) = (tmp_path / "b").glob("*.arrow")
+    data.replace(tmp_path / "a" / data.name)  # state.json stays
+    again = read(tmp_path, str(tmp_path / "a"))
+    assert not again.reused and again.table("rollouts")["completion"][0].as_py() == ROWS[-1]["completion"]
+    assert first.key != again.key
 
 
 def test_a_split_of_a_saved_dataset(tmp_path: Path) -> None:

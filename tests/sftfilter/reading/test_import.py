@@ -56,6 +56,10 @@ def test_the_published_shape_is_read_by_a_short_spec(tmp_path: Path) -> None:
         DataError, match=r"several teachers: gemma \(20 rows\), qwen \(20 rows\).*where: {teacher: gemma}"
     ):
         read(tmp_path, str(tmp_path / "a.parquet"))
+    one_id = [row | {"id": i // 2} for i, row in enumerate(PUBLISHED)]  # an id a prompt: no conflict between teachers
+    (tmp_path / "b.jsonl").write_bytes(lines(one_id))
+    with pytest.raises(DataError, match=r"several teachers: gemma"):
+        read(tmp_path, str(tmp_path / "b.jsonl"))
     with pytest.raises(DataError, match=r"other rows have teacher: (gemma|qwen), teacher: (gemma|qwen)"):
         read(tmp_path, str(tmp_path / "a.parquet"), where={"teacher": "gema"})
 
@@ -88,6 +92,26 @@ def test_duplicates_and_conflicts_are_named(tmp_path: Path) -> None:
     assert any("2 duplicate rows left out" in note and "row 21" in note for note in made.meta["notes"])
     loose = read(tmp_path, str(tmp_path / "a.jsonl"), columns={"id": None})
     assert (loose.meta["used"], loose.meta["quarantined"]) == (21, 0)
+
+
+def test_a_conflict_between_files_names_the_other_file(tmp_path: Path) -> None:
+    for name, rating in (("a", 1), ("b", 2)):
+        rows = [{"prompt": f"Question {i}?", "completion": "Yes.", "rating": rating} for i in range(2)]
+        (tmp_path / f"{name}.jsonl").write_bytes(lines([*rows, {"prompt": name, "completion": name, "rating": 0}]))
+    paths = [str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")]
+    bad = read(tmp_path, paths, budget=0.9, ratings=["rating"]).table("quarantine").to_pylist()
+    assert sorted((r["file"], r["row"], r["reason"]) for r in bad) == [
+        (here, row, f"the same prompt and answer as {there}, row {row}, but other ratings")
+        for here, there in (paths, paths[::-1])
+        for row in (1, 2)
+    ]
+
+
+def test_an_empty_rating_is_none(tmp_path: Path) -> None:
+    rows = [row | {"depression_rating": ["", " ", None, 2][i % 4]} for i, row in enumerate(PUBLISHED[::2])]
+    (tmp_path / "a.jsonl").write_bytes(lines(rows))
+    made = read(tmp_path, str(tmp_path / "a.jsonl"), ratings=RATINGS)
+    assert [dict(r).get("depression_rating") for r in made.table("rollouts")["ratings"].to_pylist()] == [None, None, None, 2.0] * 5  # fmt: skip
 
 
 def test_samples_are_no_duplicates(tmp_path: Path) -> None:
