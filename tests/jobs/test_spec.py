@@ -75,6 +75,18 @@ def test_errors_of_the_union_name_line_field_and_remedy(tmp_path: Path, old: str
     assert "\n" not in str(error.value)
 
 
+def test_rollouts_need_no_kind_and_a_path_with_a_secret_is_not_printed(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(SCORE.replace("kind: rollouts, ", ""))
+    assert load_spec(path).model_dump()["rollouts"]["T"]["path"] == str(tmp_path / "t.jsonl")
+    path.write_text(SCORE.replace("path: t.jsonl", "path: 's3://b/k?secret_key=hunter2'"))
+    with pytest.raises(
+        SpecError, match=r"spec.yaml:3: rollouts.T.path: `secret_key` does not belong in a path"
+    ) as error:
+        load_spec(path)
+    assert "hunter2" not in str(error.value)
+
+
 def test_a_key_spelt_like_its_kind_keeps_its_line(tiny_spec: Callable[..., Path]) -> None:
     path = tiny_spec(selectors={"S": {"kind": "field", "field": "kind", "equals": 3}})
     with pytest.raises(SpecError, match=r"selectors\.S\.equals: ") as error:
