@@ -113,9 +113,9 @@ def readable(
         )
     waiting = sorted(r for r, (_, text) in reasons.items() if any(t in text.lower() for t in _NO_ANSWER))
     if waiting:
-        stuck = [rank for rank in range(workers) if rank not in reasons] or waiting
+        absent = [rank for rank in range(workers) if rank not in reasons] or waiting
         return TrainingError(
-            f"training worker {_ranks(stuck)} did not answer within execution.collective_timeout_s{where}, while "
+            f"training worker {_ranks(absent)} did not answer within execution.collective_timeout_s{where}, while "
             f"{_ranks(waiting)} waited: look at its machine, then run again to go on from the last checkpoint"
         )
     for _, text in reasons.values():

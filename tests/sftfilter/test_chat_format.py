@@ -52,7 +52,7 @@ def spans(chat: ChatFormat, ids: list[int], positions: list[int]) -> list[str]:
             runs[-1].append(position)
         else:
             runs.append([position])
-    return [chat.tokenizer.decode([ids[p] for p in run]) for run in runs]
+    return [str(chat.tokenizer.decode([ids[p] for p in run])) for run in runs]
 
 
 def test_the_loss_covers_the_answer_and_its_stop_token_only(chat: ChatFormat) -> None:
@@ -60,9 +60,8 @@ def test_the_loss_covers_the_answer_and_its_stop_token_only(chat: ChatFormat) ->
     answer = chat.answer_ids(messages, "Hi there.")
     assert answer[-1] == chat.stop_id
     assert chat.tokenizer.decode(answer[:-1]) == "Hi there."
-    whole = chat.tokenizer.apply_chat_template(
-        [turn("system", "Be brief."), *messages, turn("assistant", "Hi there.")], tokenize=True, return_dict=True
-    )["input_ids"]
+    turns = [turn("system", "Be brief."), *messages, turn("assistant", "Hi there.")]
+    whole: Any = chat.tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
     ids, supervised = chat.supervised(messages, "Hi there.", "assistant")
     assert ids == chat.prompt_ids(messages) + answer == whole[: len(ids)]
     assert supervised == list(range(len(ids) - len(answer), len(ids)))
@@ -111,7 +110,7 @@ def test_a_template_that_never_stops_is_refused(chat: ChatFormat) -> None:
 
 def test_tokenizers_without_offsets_say_what_to_do(chat: ChatFormat) -> None:
     class Slow(PreTrainedTokenizerFast):
-        is_fast = False  # pyright: ignore[reportAssignmentType]
+        is_fast = False  # pyright: ignore
 
     slow = Slow(tokenizer_object=chat.tokenizer.backend_tokenizer, eos_token="<|im_end|>")  # pyright: ignore
     slow.chat_template = chat.tokenizer.chat_template

@@ -275,7 +275,7 @@ def test_exports_in_between_are_models_and_curves_are_kept(ray_once: None, case:
 
 def read_events(folder: Path) -> dict[str, dict[int, float]]:
     """Scalars of TensorBoard event files: records of length, checksum, protocol buffer, checksum."""
-    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
     scalars: dict[str, dict[int, float]] = {}
     for file in folder.iterdir():

@@ -63,12 +63,11 @@ def test_elastic_workers() -> None:
 
 
 def test_memory_knobs_leave_out_what_is_turned_already() -> None:
-    names = {
-        Execution(): "gradient_checkpointing: true",
-        Execution(gradient_checkpointing=True): "zero_stage: 3",
-        Execution(gradient_checkpointing=True, zero_stage=3): "offload: all",
-    }
-    for execution, second in names.items():
+    for execution, second in (
+        (Execution(), "gradient_checkpointing: true"),
+        (Execution(gradient_checkpointing=True), "zero_stage: 3"),
+        (Execution(gradient_checkpointing=True, zero_stage=3), "offload: all"),
+    ):
         assert memory_knobs(execution) == f"lower execution.micro_batch_tokens (now 4096) or set execution.{second}"
 
 
