@@ -7,11 +7,14 @@ from typing import Any
 from sftfilter.training_settings import Execution, TrainingSettings
 
 
-def deepspeed_config(settings: TrainingSettings, execution: Execution, universal: bool = False) -> dict[str, Any]:
+def deepspeed_config(
+    settings: TrainingSettings, execution: Execution, universal: bool = False, *, bf16: bool
+) -> dict[str, Any]:
     """DeepSpeed's configuration; the batch itself is planned by us, so its batch keys are formal.
 
     Args:
         universal: the checkpoint that will be loaded is in DeepSpeed's universal layout.
+        bf16: train bfloat16 parameters with a float32 copy in the optimizer.
     """
     zero: dict[str, Any] = {"stage": execution.zero_stage, "stage3_gather_16bit_weights_on_model_save": True}
     if execution.offload != "none":
@@ -22,7 +25,7 @@ def deepspeed_config(settings: TrainingSettings, execution: Execution, universal
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": settings.max_grad_norm,
-        "bf16": {"enabled": settings.precision == "bf16"},
+        "bf16": {"enabled": bf16},
         "communication_data_type": "fp32",
         "optimizer": {
             "type": "AdamW",

@@ -11,10 +11,12 @@ import torch
 import torch.distributed as dist
 from ray.train.torch import get_device
 
+from sftfilter.arithmetic import arithmetic
 from sftfilter.chat_format import ChatFormat
 from sftfilter.deepspeed_config import deepspeed_config
+from sftfilter.llama_loss import is_known, quicken
 from sftfilter.models import load_model
-from sftfilter.packed import Row, packed_loss_sum
+from sftfilter.packed import Row, packed_loss_sum, tree_loss_sum
 from sftfilter.training_plan import split_step
 from sftfilter.training_settings import Execution, Lora, TrainingSettings
 
@@ -38,14 +40,19 @@ class Student:
         self.micro_batch: list[int] = []  # what of the step's rows is being computed, for whoever reports a failure
         self.bad_rows: list[int] = []  # rows of the last step's micro-batches whose loss was not finite
         torch.manual_seed(seed)
+        self.arithmetic = arithmetic(settings.precision, self.device)
         model = load_model(
             base,
-            "bfloat16" if settings.precision == "bf16" else "float32",
+            self.arithmetic,
             str(self.device),
             # Torch's fused CPU kernel is slow with a mask: plain attention gives 11 % more tokens/s on packed rows.
             attn_implementation="sdpa" if execution.use_gpu else "eager",
         )
         model.config.use_cache = False
+        self.loss_sum = packed_loss_sum
+        if self.device.type == "cpu" and execution.zero_stage < 3 and is_known(model):
+            quicken(model)
+            self.loss_sum = tree_loss_sum
         if execution.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             model.enable_input_require_grads()
@@ -68,7 +75,7 @@ class Student:
         self.engine, _, _, self.schedule = deepspeed.initialize(
             model=model,
             model_parameters=trained,  # pyright: ignore[reportArgumentType]
-            config=deepspeed_config(settings, execution, universal),
+            config=deepspeed_config(settings, execution, universal, bf16=self.arithmetic == "bfloat16"),
             lr_scheduler=_schedule(settings, steps),
             dist_init_required=False,
         )
@@ -90,7 +97,7 @@ class Student:
             self.engine.set_gradient_accumulation_boundary(number == len(micro_batches) - 1)
             # A worker without rows still takes part in every collective, with zero weight.
             share = [rows[i] for i in indices] or [Row([self.chat.stop_id] * 2, [1])]
-            loss_sum = packed_loss_sum(self.engine, share, self.device)
+            loss_sum = self.loss_sum(self.engine, share, self.device)
             if not indices:
                 loss_sum = loss_sum * 0.0
             # DeepSpeed averages gradients over workers; undone here, so that every supervised token of the
