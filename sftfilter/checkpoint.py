@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sftfilter.errors import TrainingError
 from sftfilter.models import weights_hash
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from sftfilter.chat_format import ChatFormat
@@ -35,7 +36,8 @@ def save_student(
     if hasattr(model, "peft_config"):
         model.save_pretrained(folder / ADAPTER, safe_serialization=True)
         (folder / ADAPTER / "README.md").unlink(missing_ok=True)
-    write_model(model, merged_weights(model), chat, folder)
+    precision = job["settings"]["precision"]
+    write_model(model, merged_weights(model, precision), chat, folder)
     (folder / "losses.json").write_text(json.dumps(losses))
     meta = {
         "model_hash": weights_hash(folder),
@@ -48,6 +50,7 @@ def save_student(
         "first_loss": losses[0] if losses else None,
         "last_loss": losses[-1] if losses else None,
         "seconds": round(seconds, 2),
+        "screened": job["settings"]["method"].get("top_layers") is not None,
         "settings": job["settings"],
         "labels": job["labels"],
     }
@@ -55,8 +58,29 @@ def save_student(
     return meta
 
 
-def merged_weights(model: Any) -> dict[str, Tensor]:
-    """The weights under the base model's names, adapters added to what they adapt. The model stays as it is."""
+def merged_weights(model: Any, precision: Literal["bf16", "fp32"]) -> dict[str, Tensor]:
+    """The weights under the base model's names, adapters added to what they adapt. The model stays as it is.
+
+    Args:
+        precision: of the result; where the CPU has no bfloat16 units, the model is trained in float32 and rounded here.
+    """
+    return _rounded(_merged(model), precision)
+
+
+def _rounded(weights: Mapping[str, Tensor], precision: Literal["bf16", "fp32"]) -> dict[str, Tensor]:
+    """Floats in the wanted precision; tensors that are one stay one."""
+    import torch
+
+    if precision == "fp32":
+        return dict(weights)
+    made: dict[int, Tensor] = {}
+    for tensor in weights.values():
+        if tensor.data_ptr() not in made:
+            made[tensor.data_ptr()] = tensor.to(torch.bfloat16) if tensor.dtype == torch.float32 else tensor
+    return {name: made[tensor.data_ptr()] for name, tensor in weights.items()}
+
+
+def _merged(model: Any) -> dict[str, Tensor]:
     if not hasattr(model, "peft_config"):
         return dict(model.state_dict())
     base = model.get_base_model()
@@ -85,8 +109,17 @@ def write_model(model: Any, weights: Mapping[str, Tensor], chat: ChatFormat, fol
     plain.config.use_cache = True
     plain.save_pretrained(folder, state_dict=dict(weights))
     plain.config.use_cache = False
+    _name_dtype(folder, next(iter(weights.values())).dtype)
     chat.tokenizer.save_pretrained(folder)
     check_export(folder, weights)
+
+
+def _name_dtype(folder: Path, dtype: torch.dtype) -> None:
+    """transformers writes the dtype of the model in memory into config.json; this is the one of the file."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["dtype"] = str(dtype).removeprefix("torch.")
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def check_export(folder: Path, weights: Mapping[str, Tensor]) -> None:

@@ -169,9 +169,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return _Rotate.apply(x, cos, sin)  # pyright: ignore
 
 
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, paths: Sequence[Tensor], sources: Tensor, scale: float
-) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, paths: Sequence[Tensor], sources: Tensor, scale: float) -> Tensor:
     """Causal attention along every path.
 
     Args:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -34,11 +33,13 @@ def is_known(model: Any) -> bool:
 
 
 def quicken(model: Any) -> None:
-    """Let `model(tree=...)` answer the summed loss of a tree; called otherwise, it does what it did."""
+    """Let `model(tree=...)` answer `loss_sum`; called otherwise, it does what it did."""
     ordinary = model.forward
 
-    def forward(*args: Any, tree: PrefixTree | None = None, **options: Any) -> Any:
-        return ordinary(*args, **options) if tree is None else loss_sum(model, tree)
+    def forward(
+        *args: Any, tree: PrefixTree | None = None, below: Tensor | None = None, first: int = 0, **options: Any
+    ) -> Any:
+        return ordinary(*args, **options) if tree is None else loss_sum(model, tree, below, first)
 
     model.forward = forward
 
@@ -102,9 +103,7 @@ def run_layer(
         for made in linears(h, [Projection.of(p) for p in (attention.q_proj, attention.k_proj, attention.v_proj)])
     )
     sources = tree.sources if kept is None else tree.sources.index_select(0, kept)
-    mixed = attend(
-        rotate(q, *angles), rotate(k, *angles), v, [p.nodes for p in tree.paths], sources, attention.scaling
-    )
+    mixed = attend(rotate(q, *angles), rotate(k, *angles), v, [p.nodes for p in tree.paths], sources, attention.scaling)
     if kept is not None:
         x = x.index_select(0, kept)
     (x,) = linears(mixed, [Projection.of(attention.o_proj)], residual=x)

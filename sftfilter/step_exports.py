@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sftfilter.checkpoint import merged_weights, write_model
 from sftfilter.models import weights_hash
@@ -32,15 +32,15 @@ class StepExports:
         folder: that gets a folder for each step; what an interrupted run left there is kept.
     """
 
-    def __init__(self, wanted: Exports, folder: Path, chat: ChatFormat) -> None:
-        self.wanted, self.folder, self.chat = wanted, folder, chat
+    def __init__(self, wanted: Exports, folder: Path, chat: ChatFormat, precision: Literal["bf16", "fp32"]) -> None:
+        self.wanted, self.folder, self.chat, self.precision = wanted, folder, chat, precision
         self._writer = ThreadPoolExecutor(1, "export")
         self._pending: Future[None] | None = None
 
     def start(self, model: Any, step: int, losses: list[float]) -> None:
         """Copy whole (gathered) weights and begin to write them."""
         self.finish()
-        weights = _copied(merged_weights(model))
+        weights = _copied(merged_weights(model, self.precision))
         since = losses[-self.wanted.every_steps :]
         facts = {"step": step, "loss": sum(since) / len(since)}
         self._pending = self._writer.submit(self._write, model, weights, facts)

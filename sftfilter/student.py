@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import deepspeed
@@ -11,18 +12,23 @@ import torch
 import torch.distributed as dist
 from ray.train.torch import get_device
 
-from sftfilter.arithmetic import arithmetic
 from sftfilter.chat_format import ChatFormat
 from sftfilter.deepspeed_config import deepspeed_config
-from sftfilter.llama_loss import is_known, quicken
-from sftfilter.models import load_model
+from sftfilter.llama_loss import is_known
+from sftfilter.lower_states import LowerStates
 from sftfilter.packed import Row, packed_loss_sum, tree_loss_sum
 from sftfilter.training_plan import split_step
 from sftfilter.training_settings import Execution, Lora, TrainingSettings
+from sftfilter.warm_base import WarmBase, first_trained, with_adapters
 
 
 class Student:
-    """A model under training: base weights, adapters if any, and a DeepSpeed engine."""
+    """A model under training: base weights, adapters if any, and a DeepSpeed engine.
+
+    Args:
+        warm: the worker's base model, to be had back when the student is closed; default: one of its own.
+        states_at: where a screening keeps the states below its adapters.
+    """
 
     def __init__(
         self,
@@ -33,52 +39,40 @@ class Student:
         steps: int,
         chat: ChatFormat,
         universal: bool = False,
+        warm: WarmBase | None = None,
+        states_at: Path | None = None,
     ) -> None:
         self.execution = execution
-        self.device: torch.device = get_device() if execution.use_gpu else torch.device("cpu")  # pyright: ignore
+        self.device = training_device(execution)
         self.chat = chat
         self.micro_batch: list[int] = []  # what of the step's rows is being computed, for whoever reports a failure
         self.bad_rows: list[int] = []  # rows of the last step's micro-batches whose loss was not finite
+        self.base = warm or WarmBase(base, execution, self.device)
         torch.manual_seed(seed)
-        self.arithmetic = arithmetic(settings.precision, self.device)
-        model = load_model(
-            base,
-            self.arithmetic,
-            str(self.device),
-            # Torch's fused CPU kernel is slow with a mask: plain attention gives 11 % more tokens/s on packed rows.
-            attn_implementation="sdpa" if execution.use_gpu else "eager",
-        )
-        model.config.use_cache = False
-        self.loss_sum = packed_loss_sum
-        if self.device.type == "cpu" and execution.zero_stage < 3 and is_known(model):
-            quicken(model)
-            self.loss_sum = tree_loss_sum
-        if execution.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            model.enable_input_require_grads()
+        model = self.base.lend(settings)
+        self.loss_sum = self._way(model, settings, states_at)
+        bf16 = model.dtype == torch.bfloat16
         if isinstance(settings.method, Lora):
-            from peft import LoraConfig, get_peft_model
-
-            model = get_peft_model(
-                model,  # pyright: ignore[reportArgumentType]
-                LoraConfig(
-                    task_type="CAUSAL_LM",
-                    r=settings.method.rank,
-                    lora_alpha=settings.method.alpha,  # pyright: ignore[reportArgumentType]
-                    target_modules=settings.method.targets,
-                    lora_dropout=0.0,
-                ),
-                autocast_adapter_dtype=False,
-            )
+            model = with_adapters(model, settings.method)
         self.model: Any = model
         trained = [p for p in model.parameters() if p.requires_grad]
         self.engine, _, _, self.schedule = deepspeed.initialize(
             model=model,
             model_parameters=trained,  # pyright: ignore[reportArgumentType]
-            config=deepspeed_config(settings, execution, universal, bf16=self.arithmetic == "bfloat16"),
+            config=deepspeed_config(settings, execution, universal, bf16=bf16),
             lr_scheduler=_schedule(settings, steps),
             dist_init_required=False,
         )
+
+    def _way(self, model: Any, settings: TrainingSettings, states_at: Path | None) -> Callable[..., torch.Tensor]:
+        """How a micro-batch's loss is computed: the quick way where the model allows it."""
+        if self.device.type != "cpu" or self.execution.zero_stage == 3 or not is_known(model):
+            return packed_loss_sum
+        first = first_trained(model, settings.method) if isinstance(settings.method, Lora) else 0
+        if not first:
+            return tree_loss_sum
+        share = int(self.execution.states_gib * 2**30) // dist.get_world_size()
+        return LowerStates(model, first, states_at, share).loss_sum
 
     def step(self, rows: list[Row]) -> tuple[float, int]:
         """One optimizer step on a whole batch, of which this worker computes its share.
@@ -121,7 +115,13 @@ class Student:
     def close(self) -> None:
         """Free the engine; the process group stays for the next arm."""
         self.engine.destroy()
+        self.base.take_back(self.model)
         del self.engine, self.model
+
+
+def training_device(execution: Execution) -> torch.device:
+    """This worker's GPU, or the CPU."""
+    return get_device() if execution.use_gpu else torch.device("cpu")  # pyright: ignore[reportReturnType]
 
 
 def _schedule(settings: TrainingSettings, steps: int) -> Any:

@@ -24,12 +24,13 @@ from sftfilter import progress, resume
 from sftfilter.artifacts import Store, disk_errors
 from sftfilter.chat_format import ChatFormat
 from sftfilter.checkpoint import save_student
+from sftfilter.config import stable_hash
 from sftfilter.errors import DataError, SftfilterError, TrainingError
 from sftfilter.models import load_tokenizer
 from sftfilter.packed import Row
 from sftfilter.step_exports import StepExports
 from sftfilter.step_log import StepLog
-from sftfilter.student import Student
+from sftfilter.student import Student, training_device
 from sftfilter.train_failures import (
     check_loss,
     is_out_of_memory,
@@ -39,8 +40,9 @@ from sftfilter.train_failures import (
     refusal,
 )
 from sftfilter.train_watchdog import Watchdog
-from sftfilter.training import EXPORTS, STAGE
+from sftfilter.training import EXPORTS, STAGE, STATES
 from sftfilter.training_settings import Execution, TrainingSettings
+from sftfilter.warm_base import WarmBase
 
 
 def train_worker(config: Mapping[str, Any]) -> None:
@@ -69,10 +71,12 @@ def _train_arms(config: Mapping[str, Any], work: Path) -> None:
         )
     _check_vocabulary(config, chat)
     _say_who_works(work)
+    warm = WarmBase(config["base"], execution, training_device(execution))
+    tokens: dict[str, Row] = {}
     for job in config["jobs"]:
         done = store.find(STAGE, job["key"]) is not None if dist.get_rank() == 0 else False
         if not _agree(done):
-            _train_arm(Arm.read(job, chat), job, config, execution, chat, store, work)
+            _train_arm(Arm.read(job, chat, tokens), job, config, execution, chat, store, work, warm)
 
 
 def _check_vocabulary(config: Mapping[str, Any], chat: ChatFormat) -> None:
@@ -98,11 +102,15 @@ class Arm:
     rows: dict[str, Row]
 
     @staticmethod
-    def read(job: Mapping[str, Any], chat: ChatFormat) -> Arm:
-        """From the files that the driver wrote."""
+    def read(job: Mapping[str, Any], chat: ChatFormat, tokens: dict[str, Row]) -> Arm:
+        """From the files that the driver wrote.
+
+        Args:
+            tokens: rows that earlier arms tokenised, by the hash of their texts; new ones are added.
+        """
         folder = Path(job["folder"])
         settings = TrainingSettings.model_validate(job["settings"])
-        rows = read_rows(folder / "rows.parquet", chat, settings)
+        rows = read_rows(folder / "rows.parquet", chat, settings, tokens)
         return Arm(job["key"], job["name"], job["seed"], settings, json.loads((folder / "plan.json").read_text()), rows)
 
 
@@ -114,11 +122,13 @@ def _train_arm(
     chat: ChatFormat,
     store: Store,
     work: Path,
+    warm: WarmBase,
 ) -> None:
     began = time.monotonic()
     found = resume.find(arm.key)
     universal = found.universal(arm.name, execution) if found else False
-    student = Student(config["base"], arm.settings, execution, arm.seed, len(arm.plan), chat, universal)
+    states = work / STATES
+    student = Student(config["base"], arm.settings, execution, arm.seed, len(arm.plan), chat, universal, warm, states)
     losses: list[float] = []
     if found:
         found.load(student, universal)
@@ -131,7 +141,8 @@ def _train_arm(
         log = StepLog(
             work / "progress.jsonl", work.parent / "tensorboard", execution.tracking, arm.name, len(arm.plan), facts
         )
-    exports = StepExports(arm.settings.exports, work / EXPORTS / arm.key, chat) if arm.settings.exports else None
+    wanted = arm.settings.exports
+    exports = StepExports(wanted, work / EXPORTS / arm.key, chat, arm.settings.precision) if wanted else None
     try:
         with Watchdog(work, dist.get_rank(), execution.collective_timeout_s) as watchdog:
             _run_steps(student, arm, losses, execution, log, exports, watchdog)
@@ -166,24 +177,34 @@ def _export(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def read_rows(path: Path, chat: ChatFormat, settings: TrainingSettings) -> dict[str, Row]:
+def read_rows(
+    path: Path, chat: ChatFormat, settings: TrainingSettings, tokens: dict[str, Row] | None = None
+) -> dict[str, Row]:
     """Tokenised rows by row id.
+
+    Args:
+        tokens: see `Arm.read`.
 
     Raises:
         DataError: a row is longer than `max_length` tokens, or its template cannot be trained on.
     """
     rows: dict[str, Row] = {}
+    known = {} if tokens is None else tokens
     for record in pq.read_table(path).to_pylist():
-        try:
-            ids, supervised = chat.supervised(record["messages"], record["completion"], settings.loss_on)
-        except DataError as error:
-            raise DataError(f"row {record['row_id']}: {error}") from error
-        if len(ids) > settings.max_length:
+        text = stable_hash([record["messages"], record["completion"], settings.loss_on])
+        row = known.get(text)
+        if row is None:
+            try:
+                row = Row(*chat.supervised(record["messages"], record["completion"], settings.loss_on))
+            except DataError as error:
+                raise DataError(f"row {record['row_id']}: {error}") from error
+            known[text] = row
+        if len(row) > settings.max_length:
             raise DataError(
-                f"row {record['row_id']} has {len(ids)} tokens, training.max_length is {settings.max_length}: "
+                f"row {record['row_id']} has {len(row)} tokens, training.max_length is {settings.max_length}: "
                 "raise it or drop the row"
             )
-        rows[record["row_id"]] = Row(ids, supervised)
+        rows[record["row_id"]] = row
     return rows
 
 

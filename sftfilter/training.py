@@ -32,6 +32,7 @@ __all__ = ["STAGE", "Execution", "Full", "Lora", "TrainingRun", "TrainingSetting
 
 STAGE = "student"
 EXPORTS = "exports"
+STATES = "states"
 VERSION = 2
 
 
@@ -101,7 +102,8 @@ def train_all(
         }
         _fit(config, execution, work, place, on_event)
         place.clear()
-        shutil.rmtree(work / EXPORTS, ignore_errors=True)
+        for folder in (EXPORTS, STATES):
+            shutil.rmtree(work / folder, ignore_errors=True)
     finished = {name: before[name] or _fresh(store.find(STAGE, key)) for name, key in keys.items()}
     lost = [name for name, artifact in finished.items() if artifact is None]
     if lost:

@@ -18,6 +18,13 @@ class Lora(Settings):
     rank: Annotated[int, Field(gt=0)] = 16
     alpha: Annotated[float, Field(gt=0)] = 32
     targets: str | list[str] = "all-linear"
+    top_layers: Annotated[
+        int | None,
+        Field(
+            gt=0,
+            description="screening: adapters on so many upper layers only; what lies below is computed once for all arms",
+        ),
+    ] = None
 
 
 class Full(Settings):
@@ -97,6 +104,10 @@ class Execution(Settings):
     ] = "none"
     micro_batch_tokens: Annotated[int, Field(gt=0, description="tokens packed into one forward pass")] = 4096
     gradient_checkpointing: bool = False
+    states_gib: Annotated[
+        float,
+        Field(ge=0, description="disk for the states below the adapters of a screening; beyond it they are recomputed"),
+    ] = 8
     max_failures: Annotated[
         int, Field(ge=0, description="worker crashes survived; an arm goes on from its last checkpoint")
     ] = 3

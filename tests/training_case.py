@@ -117,6 +117,8 @@ class Case:
         if isinstance(settings.method, Lora):
             from peft import LoraConfig, get_peft_model
 
+            layers, top = model.config.num_hidden_layers, settings.method.top_layers
+            lower = None if top is None else rf".*\.layers\.[0-{layers - top - 1}]\..*"
             model = get_peft_model(
                 model,
                 LoraConfig(
@@ -124,6 +126,7 @@ class Case:
                     r=settings.method.rank,
                     lora_alpha=settings.method.alpha,  # pyright: ignore[reportArgumentType]
                     target_modules=settings.method.targets,
+                    exclude_modules=lower,
                 ),
             )
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}

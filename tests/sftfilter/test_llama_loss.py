@@ -113,7 +113,9 @@ def test_in_bfloat16_it_errs_no_more_than_transformers() -> None:
     def error(way: Any) -> tuple[float, float]:
         loss, gradients = loss_and_gradients(way, model)
         apart = sum(float((gradients[n].float() - g).square().sum()) for n, g in exact.items())
-        return abs(loss - exact_loss) / exact_loss, (apart / sum(float(g.square().sum()) for g in exact.values())) ** 0.5
+        return abs(loss - exact_loss) / exact_loss, (
+            apart / sum(float(g.square().sum()) for g in exact.values())
+        ) ** 0.5
 
     ours, theirs = error(tree_loss_sum), error(one_by_one)
     assert ours[0] < max(2 * theirs[0], 0.01)
