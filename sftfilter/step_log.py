@@ -33,7 +33,15 @@ class StepLog:
         progress.append(self.events, {"note": f"{self.name}: {text}"})
 
     def step(
-        self, number: int, loss: float, learning_rate: float, grad_norm: float, tokens: int, seconds: float, wait: float
+        self,
+        number: int,
+        loss: float,
+        learning_rate: float,
+        grad_norm: float,
+        tokens: int,
+        seconds: float,
+        wait: float,
+        spent: Mapping[str, float],
     ) -> None:
         """One step is done.
 
@@ -42,10 +50,13 @@ class StepLog:
             tokens: processed in the step, by all workers.
             seconds: that the step took.
             wait: seconds of them before its rows were there.
+            spent: seconds of them by what they went to.
         """
         self.tokens += tokens
         rate = self.tokens / (time.monotonic() - self.began)
         event = {"arm": self.name, "step": number, "steps": self.steps, "loss": loss, "tokens_per_s": rate}
+        event |= {"at": time.time(), "seconds": seconds, "data_wait_s": wait}
+        event |= {f"{what}_s": part for what, part in spent.items()}
         progress.append(self.events, event)
         self.trackers.log(
             number,
@@ -56,6 +67,7 @@ class StepLog:
                 "tokens_per_s": tokens / seconds,
                 "step_s": seconds,
                 "data_wait_s": wait,
+                **{f"{what}_s": part for what, part in spent.items()},
                 "peak_memory_gib": peak_memory_gib(),
             },
         )

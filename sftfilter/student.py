@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,6 +48,7 @@ class Student:
         self.chat = chat
         self.micro_batch: list[int] = []  # what of the step's rows is being computed, for whoever reports a failure
         self.bad_rows: list[int] = []  # rows of the last step's micro-batches whose loss was not finite
+        self.spent: dict[str, float] = {}  # seconds of the last step by what they went to (on a GPU: to launch it)
         self.base = warm or WarmBase(base, execution, self.device)
         torch.manual_seed(seed)
         model = self.base.lend(settings)
@@ -86,24 +88,34 @@ class Student:
         supervised = sum(len(row.supervised) for row in rows)
         total = torch.zeros((), dtype=torch.float64)
         self.bad_rows = []
+        self.spent = dict.fromkeys(("forward", "backward", "optimizer"), 0.0)
         for number, indices in enumerate(micro_batches):
             self.micro_batch = indices
             self.engine.set_gradient_accumulation_boundary(number == len(micro_batches) - 1)
             # A worker without rows still takes part in every collective, with zero weight.
             share = [rows[i] for i in indices] or [Row([self.chat.stop_id] * 2, [1])]
-            loss_sum = self.loss_sum(self.engine, share, self.device)
+            with self._timed("forward"):
+                loss_sum = self.loss_sum(self.engine, share, self.device)
             if not indices:
                 loss_sum = loss_sum * 0.0
             # DeepSpeed averages gradients over workers; undone here, so that every supervised token of the
             # optimizer step weighs the same whatever the split.
-            self.engine.backward(loss_sum * (world / supervised), scale_wrt_gas=False)
-            self.engine.step()
+            with self._timed("backward"):
+                self.engine.backward(loss_sum * (world / supervised), scale_wrt_gas=False)
+            with self._timed("optimizer"):
+                self.engine.step()
             total += loss_sum.detach().double().cpu()
             if not torch.isfinite(total) and not self.bad_rows:
                 self.bad_rows = indices
         total = total.to(self.device)
         dist.all_reduce(total)
         return float(total) / supervised, sum(lengths)
+
+    @contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.spent[what] += time.perf_counter() - began
 
     @contextmanager
     def whole_weights(self) -> Iterator[None]:

@@ -235,7 +235,7 @@ def _run_steps(
         check_loss(arm.name, number + 1, loss, norm, suspects, worst)
         losses.append(loss)
         if log:
-            log.step(number + 1, loss, rate, norm, processed, time.monotonic() - began, wait)
+            log.step(number + 1, loss, rate, norm, processed, time.monotonic() - began, wait, student.spent)
         if exports and (number + 1) % exports.wanted.every_steps == 0 and number + 1 < len(arm.plan):
             with student.whole_weights():
                 if dist.get_rank() == 0:

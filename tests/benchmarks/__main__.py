@@ -20,7 +20,11 @@ from rich.table import Table
 
 from tests.benchmarks.row import Row, missing
 
-AREAS = {"scoring": ("scoring", "decide", "scoring_models"), "equivalence": ("equivalence",)}
+AREAS = {
+    "scoring": ("scoring", "decide", "scoring_models"),
+    "training": ("training", "training_arms"),
+    "equivalence": ("equivalence",),
+}
 """Modules of this package, each with `rows()` that yields a `Row` as soon as it is measured."""
 
 RESULTS = Path("runs/bench")
