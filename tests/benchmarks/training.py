@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.row import Row, faster, missing
-from tests.benchmarks.training_race import BATCH, WARM, rows as rows_of, write_for_peers
+from tests.benchmarks.training_race import BATCH, WARM, write_for_peers
+from tests.benchmarks.training_race import rows as rows_of
 
 PEERS = Path(".cache/bench-venv/bin/python")
 PEER = Path(__file__).parent / "peers" / "trl_sft.py"
