@@ -239,6 +239,7 @@ def _training(checkpoints: Sequence[Artifact]) -> dict[str, Any] | None:
         return None
     meta = checkpoints[0].meta
     kept = {key: meta[key] for key in ("steps", "first_loss", "last_loss", "model_hash", "plan_hash")}
+    kept["screened_layers"] = meta["settings"]["method"].get("top_layers")
     return kept | {"seconds": round(sum(c.meta["seconds"] for c in checkpoints), 2)}
 
 

@@ -17,6 +17,7 @@ from serve.settings import HostedModel
 from sftfilter.artifacts import Artifact, Store
 from sftfilter.evaluation import Asked, answers_key, ask, grade
 from sftfilter.training import TrainingRun, train_all
+from sftfilter.training_settings import Lora
 
 
 def train_students(
@@ -69,7 +70,9 @@ def _run(spec: Experiment, base: Base, plan: ArmPlan, sources: Sequence[Artifact
         "spec_hash": spec.spec_hash,
     }
     rows = rows_of(plan.plan, [*sources, *([plan.derived] if plan.derived else [])])
-    return TrainingRun(plan.student, plan.seed, rows, plan.plan, spec.training, labels)
+    settings = spec.training_of(plan.name)
+    screened = isinstance(settings.method, Lora) and settings.method.top_layers is not None
+    return TrainingRun(plan.student, plan.seed, rows, plan.plan, settings, labels | {"screened": screened})
 
 
 def evaluate_all(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from sftfilter.artifacts import Artifact, Store, write_table
 from sftfilter.config import stable_hash
+from sftfilter.deepspeed_config import backend
 from sftfilter.errors import TrainingError
 from sftfilter.train_cluster import RunStorage, check_can_ever_run, worker_resources
 from sftfilter.train_failures import memory_knobs, readable, refusal
@@ -33,7 +34,7 @@ __all__ = ["STAGE", "Execution", "Full", "Lora", "TrainingRun", "TrainingSetting
 STAGE = "student"
 EXPORTS = "exports"
 STATES = "states"
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -129,9 +130,7 @@ def _fit(
     trainer = TorchTrainer(
         _train_on_worker,
         train_loop_config=config,
-        torch_config=TorchConfig(
-            backend="nccl" if execution.use_gpu else "gloo", timeout_s=execution.collective_timeout_s
-        ),
+        torch_config=TorchConfig(backend=backend(execution), timeout_s=execution.collective_timeout_s),
         scaling_config=ScalingConfig(
             num_workers=execution.workers,
             use_gpu=execution.use_gpu,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 
 from sftfilter.arithmetic import arithmetic
+from sftfilter.deepspeed_config import attention
 from sftfilter.errors import TrainingError
 from sftfilter.llama_loss import is_known, quicken
 from sftfilter.models import load_model
@@ -31,9 +33,8 @@ class WarmBase:
         idle, self._idle = self._idle, None
         if idle and idle[0] == dtype and isinstance(settings.method, Lora):
             return idle[1]
-        # Torch's fused CPU kernel is slow with a mask: plain attention gives 11 % more tokens/s on packed rows.
-        attention = "sdpa" if self.execution.use_gpu else "eager"
-        model = load_model(self.folder, dtype, str(self.device), attn_implementation=attention)
+        way = attention(self.execution, dtype == "bfloat16", find_spec("flash_attn") is not None)
+        model = load_model(self.folder, dtype, str(self.device), attn_implementation=way)
         model.config.use_cache = False
         if self.device.type == "cpu" and self.execution.zero_stage < 3 and is_known(model):
             quicken(model)

@@ -14,6 +14,7 @@ from sftfilter.estimands import Roles
 from sftfilter.interventions import Backfill, Intervention, Paraphrase, Swap
 from sftfilter.prompts import PromptSource
 from sftfilter.selectors import Selector, check_references, scorers_of
+from sftfilter.training_settings import Lora, TrainingSettings
 from sftfilter.verdict import Gates
 
 if TYPE_CHECKING:
@@ -36,6 +37,12 @@ class Experiment(Study):
     ] = None
     selectors: dict[str, Selector] = Field(default={})
     arms: dict[str, Arm]
+    confirm: Annotated[
+        list[str],
+        Field(
+            description="arms of a screening (training.method.top_layers) that get adapters on every layer after all"
+        ),
+    ] = Field(default=[])
     roles: Annotated[Roles, Field(description="which arm is which in the estimands")]
     gates: Annotated[Gates, Field(description="frozen before any arm runs")] = Gates()
 
@@ -51,6 +58,29 @@ class Experiment(Study):
             if role != "base" and self.arms[arm_name].teacher is None:
                 raise ValueError(f"roles.{role}: arm '{arm_name}' needs a teacher")
         return self
+
+    @model_validator(mode="after")
+    def _confirmed(self) -> Experiment:
+        if not self.confirm:
+            return self
+        if not isinstance(self.training.method, Lora) or self.training.method.top_layers is None:
+            raise ValueError("confirm: nothing is screened; set training.method.top_layers, or leave confirm out")
+        for name in self.confirm:
+            check_known("arm", "confirm", name, self.arms)
+        trained = {name for role, name in self.roles.named().items() if role != "base"}
+        screened = sorted(trained - set(self.confirm))
+        if screened and len(screened) < len(trained):
+            raise ValueError(
+                f"confirm: estimands compare arms that are trained alike, so confirm every arm that has a role, or none; "
+                f"missing: {', '.join(screened)}"
+            )
+        return self
+
+    def training_of(self, arm: str) -> TrainingSettings:
+        """How an arm is trained: as `training` says, with adapters on every layer if it is to be confirmed."""
+        if arm not in self.confirm:
+            return self.training
+        return self.training.model_copy(update={"method": self.training.method.model_copy(update={"top_layers": None})})
 
     def _check_intervention(self, where: str, teacher: str | None, intervention: Intervention) -> None:
         if teacher is None:

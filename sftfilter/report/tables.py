@@ -150,13 +150,20 @@ def row_counts(arms: Sequence[Mapping[str, Any]]) -> Table:
 def training(arms: Sequence[Mapping[str, Any]]) -> Table | None:
     """Steps, time and loss of the arms that were trained."""
     rows = []
-    for arm in arms:
-        run = f.part(arm, "training")
+    runs = [(arm, f.part(arm, "training")) for arm in arms]
+    screening = any(run.get("screened_layers") for _, run in runs)
+    for arm, run in runs:
         if run:
             losses = [f.number(run.get(key), 3) for key in ("first_loss", "last_loss")]
-            rows.append([_arm(arm), f.count(run.get("steps")), f.duration(run.get("seconds")), *losses])
-    columns = ["Arm", "Steps", "Time", "First loss", "Last loss"]
+            row = [_arm(arm), f.count(run.get("steps")), f.duration(run.get("seconds")), *losses]
+            rows.append([*row, *([_adapted(run)] if screening else [])])
+    columns = ["Arm", "Steps", "Time", "First loss", "Last loss", *(["Adapters"] if screening else [])]
     return table_of("Training by arm", columns, rows, (1, 2, 3, 4)) if rows else None
+
+
+def _adapted(run: Mapping[str, Any]) -> str:
+    upper = run.get("screened_layers")
+    return f"upper {upper} layers: screened, not confirmed" if upper else "every layer"
 
 
 def scorers(found: Mapping[str, Any]) -> Table | None:

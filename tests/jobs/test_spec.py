@@ -119,6 +119,35 @@ def test_references_and_values_are_checked(tiny_spec: Callable[..., Path], chang
         load_spec(tiny_spec(**change))
 
 
+SCREENED = {"method": {"kind": "lora", "top_layers": 4}, "epochs": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"confirm": ["all-T"]}, "nothing is screened; set training.method.top_layers"),
+        ({"confirm": ["al-T"], "training": SCREENED}, "no arm 'al-T', did you mean 'all-T'"),
+        (
+            {"confirm": ["all-T", "swap"], "training": SCREENED},
+            "confirm every arm that has a role, or none; missing: filter",
+        ),
+    ],
+)
+def test_what_is_confirmed_was_screened_and_is_comparable(
+    tiny_spec: Callable[..., Path], change: dict, message: str
+) -> None:
+    with pytest.raises(SpecError, match=message):
+        load_spec(tiny_spec(**change))
+
+
+def test_confirmed_arms_get_adapters_on_every_layer(tiny_spec: Callable[..., Path]) -> None:
+    spec = load_experiment(tiny_spec(confirm=["all-T", "swap", "filter"], training=SCREENED))
+    for name in spec.arms:
+        method = spec.training_of(name).method
+        assert method.kind == "lora"
+        assert method.top_layers == (4 if name == "base" else None)
+
+
 def test_missing_file_and_broken_yaml(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="No such file"):
         load_spec(tmp_path / "none.yaml")

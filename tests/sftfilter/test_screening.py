@@ -17,7 +17,7 @@ from sftfilter.lower_states import LowerStates
 from sftfilter.models import load_tokenizer
 from sftfilter.training_settings import Lora
 from sftfilter.warm_base import with_adapters
-from tests.sftfilter.test_llama_loss import CPU, ROWS, loss_and_gradients, one_by_one, tiny
+from tests.sftfilter.test_llama_loss import ROWS, loss_and_gradients, one_by_one, tiny
 from tests.training_case import LORA, Case, furthest, rows, same_bits, tiny_llama, weights
 
 
