@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn.functional import linear, scaled_dot_product_attention, silu
 
 HEAD_ROWS = 64
-"""Supervised tokens projected onto the vocabulary at once: their scores then stay in the cache."""
+"""Supervised tokens projected onto the vocabulary at once: their scores then stay in the cache. Four times as many where
+the projection is trained, since each turn then adds to a gradient of its whole size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +202,9 @@ class _HeadLoss(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        for start in range(0, len(hidden), HEAD_ROWS):
-            part, right = hidden[start : start + HEAD_ROWS], targets[start : start + HEAD_ROWS, None]
+        step = HEAD_ROWS if grad_weight is None else 4 * HEAD_ROWS
+        for start in range(0, len(hidden), step):
+            part, right = hidden[start : start + step], targets[start : start + step, None]
             scores = linear(part, weight).float()
             scores -= scores.amax(dim=-1, keepdim=True)
             hit = scores.gather(1, right)
@@ -210,7 +212,7 @@ class _HeadLoss(torch.autograd.Function):
             total += (sums.log() - hit).double().sum()
             if grad_hidden is not None:
                 made = (scores.to(hidden.dtype) @ weight).float() / sums - weight[right[:, 0]]
-                grad_hidden[start : start + HEAD_ROWS] = made
+                grad_hidden[start : start + step] = made
             if grad_weight is not None:
                 scores.div_(sums).scatter_add_(1, right, torch.full_like(hit, -1.0))
                 grad_weight.addmm_(scores.t(), part.float())

@@ -70,20 +70,27 @@ def _ours(cases: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _best_peer(folder: Path) -> dict[str, Any]:
-    """TRL's fastest settings for adapters on short rows."""
-    found: list[dict[str, Any]] = []
-    for padding_free, attention, bf16 in itertools.product((True, False), ("sdpa", "eager"), (False, True)):
-        said = f"{'padding-free' if padding_free else 'grouped by length'}, {attention}, {'bf16' if bf16 else 'fp32'}"
-        settings = {"padding_free": padding_free, "attention": attention, "bf16": bf16, "said": said}
-        trial = _case("lora", "short", 1, 2, 0) | ({"steps": 2, "warm": 1} if bf16 else {})
-        try:
-            settings["rate"] = _peer(folder, trial, settings)
-        except RuntimeError as problem:
-            print(f"    {said}: {problem}", file=sys.stderr)
-            continue
-        print(f"    TRL {said}: {settings['rate']:.2f} rows/s", file=sys.stderr)
-        found.append(settings)
+    """TRL's fastest settings for adapters on short rows; the number format is tried on the fastest of the others."""
+    found = [
+        _tried(folder, padding_free, attention, False)
+        for padding_free, attention in itertools.product((True, False), ("sdpa", "eager"))
+    ]
+    best = max(found, key=lambda settings: settings["rate"])
+    found.append(_tried(folder, best["padding_free"], best["attention"], True))
     return max(found, key=lambda settings: settings["rate"])
+
+
+def _tried(folder: Path, padding_free: bool, attention: str, bf16: bool) -> dict[str, Any]:
+    said = f"{'padding-free' if padding_free else 'grouped by length'}, {attention}, {'bf16' if bf16 else 'fp32'}"
+    settings: dict[str, Any] = {"padding_free": padding_free, "attention": attention, "bf16": bf16, "said": said}
+    trial = _case("lora", "short", 1, 2, 0) | ({"steps": 2, "warm": 1} if bf16 else {"steps": 5})
+    try:
+        settings["rate"] = _peer(folder, trial, settings)
+    except RuntimeError as problem:
+        print(f"    {said}: {problem}", file=sys.stderr)
+        return settings | {"rate": 0.0}
+    print(f"    TRL {said}: {settings['rate']:.2f} rows/s", file=sys.stderr)
+    return settings
 
 
 def _peer(folder: Path, case: Mapping[str, Any], settings: Mapping[str, Any]) -> float:
