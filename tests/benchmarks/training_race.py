@@ -20,18 +20,20 @@ SYSTEM = "Be brief."
 BATCH = 8
 WARM = 2
 """Steps that are not timed."""
+ANSWERS = 16
+"""Of the quickstart, that make up a long one."""
 
 SHAPES = ((576, 576), (576, 192), (576, 1536), (1536, 576))
 """Inputs and outputs of the 135M model's linear layers."""
 
 
 def rows(kind: str, count: int) -> list[dict[str, Any]]:
-    """Chat rows: the quickstart's (`short`), or four of them as one conversation's answer (`long`, about 250 tokens)."""
+    """Chat rows: the quickstart's (`short`, about 50 tokens), or several answers in one (`long`, about 300)."""
     pairs = [row for name in ("doubt", "accept") for row in read_lines(f"teacher_{name}.jsonl", 400)]
     if kind == "long":
         joined = []
         for n in range(count):
-            some = [pairs[(6 * n + k) % len(pairs)] for k in range(6)]
+            some = [pairs[(ANSWERS * n + k) % len(pairs)] for k in range(ANSWERS)]
             joined.append({"prompt": some[0]["prompt"], "completion": " ".join(row["completion"] for row in some)})
         pairs = joined
     made = [pairs[n % len(pairs)] for n in range(count)]
@@ -110,8 +112,9 @@ def train(case: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 def _told(steps: Sequence[Mapping[str, Any]], began: float, ended: float) -> dict[str, Any]:
     first, last = steps[0], steps[-1]
     timed = [event for event in steps if event["arm"] == first["arm"]]
-    after = timed[WARM:] or timed
-    seconds = after[-1]["at"] - timed[WARM - 1]["at"] if len(timed) > WARM else last["seconds"]
+    after, seconds = timed, sum(event["seconds"] for event in timed)
+    if len(timed) > WARM:
+        after, seconds = timed[WARM:], timed[-1]["at"] - timed[WARM - 1]["at"]
     between = [
         later["at"] - later["seconds"] - earlier["at"]
         for earlier, later in itertools.pairwise(steps)
