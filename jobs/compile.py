@@ -53,7 +53,7 @@ def needs(spec: JobSpec) -> tuple[float, float]:
     stages: list[tuple[float, float]] = [(1, 0)]
     if isinstance(spec, Answering | Train):
         run = spec.execution
-        stages.append((run.workers * run.cpus_per_worker, run.workers if run.use_gpu else 0))
+        stages.append((run.fewest_workers * run.cpus_per_worker, run.fewest_workers if run.use_gpu else 0))
     if isinstance(spec, Answering):
         pool = spec.generation_pool
         stages.append((pool.max_actors * pool.cpus_per_actor, pool.max_actors * pool.gpus_per_actor))

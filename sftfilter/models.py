@@ -119,7 +119,7 @@ def load_model(folder: str, dtype: str = "bfloat16", device: str = "cpu", **opti
     from transformers import AutoModelForCausalLM
 
     try:
-        model, told = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
             use_safetensors=True,
@@ -129,6 +129,7 @@ def load_model(folder: str, dtype: str = "bfloat16", device: str = "cpu", **opti
         )
     except SafetensorError as error:
         raise DataError(f"model folder '{folder}': a weights file is damaged ({error}); fetch it again") from error
+    model, told = loaded
     missing = sorted(told["missing_keys"])
     if missing:
         raise DataError(

@@ -33,7 +33,8 @@ class StepExports:
     """
 
     def __init__(self, wanted: Exports, folder: Path, chat: ChatFormat, precision: Literal["bf16", "fp32"]) -> None:
-        self.wanted, self.folder, self.chat, self.precision = wanted, folder, chat, precision
+        self.wanted, self.folder, self.chat = wanted, folder, chat
+        self.precision: Literal["bf16", "fp32"] = precision
         self._writer = ThreadPoolExecutor(1, "export")
         self._pending: Future[None] | None = None
 

@@ -11,13 +11,13 @@ from sftfilter.deepspeed_config import deepspeed_config
 from sftfilter.train_failures import memory_knobs, readable
 from sftfilter.training_settings import Execution, TrainingSettings
 
-ADAM: dict[str, Any] = {"lr": 5e-4, "betas": [0.9, 0.999], "weight_decay": 0.0, "torch_adam": False}
+ADAM: dict[str, Any] = {"lr": 5e-4, "betas": [0.9, 0.999], "weight_decay": 0.0}
 CPU = {"device": "cpu", "pin_memory": True}
 
 
 def test_deepspeed_on_gpus_is_told_this() -> None:
     execution = Execution(workers=8, use_gpu=True, zero_stage=3, offload="all")
-    assert deepspeed_config(TrainingSettings(), execution) == {
+    assert deepspeed_config(TrainingSettings(), execution, bf16=True) == {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": 1.0,
@@ -33,7 +33,7 @@ def test_deepspeed_on_gpus_is_told_this() -> None:
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
     }
-    only_states = deepspeed_config(TrainingSettings(), Execution(use_gpu=True, offload="optimizer"), universal=True)
+    only_states = deepspeed_config(TrainingSettings(), Execution(use_gpu=True, offload="optimizer"), True, bf16=True)
     assert only_states["zero_optimization"]["stage"] == 2
     assert only_states["zero_optimization"]["offload_optimizer"] == CPU
     assert "offload_param" not in only_states["zero_optimization"]
