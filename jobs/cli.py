@@ -16,9 +16,6 @@ from jobs.run import readable_errors
 from jobs.spec import load_spec
 from sftfilter.config import did_you_mean
 
-if TYPE_CHECKING:
-    pass
-
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,

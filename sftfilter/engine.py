@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sftfilter.arithmetic import fast_dtype
 from sftfilter.decoder import Decoder, Row
 from sftfilter.generate_request import Continuation, GenerateRequest, TokenScore
 from sftfilter.hidden_states import AnswerMeans, hidden_states
@@ -30,6 +31,7 @@ class Engine:
     """A causal LM ready to answer.
 
     Attributes:
+        dtype: a torch dtype's name; `auto` is bfloat16 where the hardware multiplies it, otherwise float32.
         max_batch: sequences that are written at a time; the next one joins as soon as another has ended.
         pass_tokens: tokens that one forward pass over given sequences holds, padding counted.
         cache_gib: memory for keys and values of what is being written.
@@ -38,7 +40,7 @@ class Engine:
     folder: str
     stop_id: int
     pad_id: int
-    dtype: str = "bfloat16"
+    dtype: str = "auto"
     device: str = "cpu"
     max_batch: int = 64
     pass_tokens: int = 4096
@@ -46,7 +48,8 @@ class Engine:
     _model: Any = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._model = load_model(self.folder, self.dtype, self.device).eval()
+        dtype = fast_dtype(self.device) if self.dtype == "auto" else self.dtype
+        self._model = load_model(self.folder, dtype, self.device).eval()
 
     @property
     def model(self) -> Any:

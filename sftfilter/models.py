@@ -139,20 +139,6 @@ def load_model(folder: str, dtype: str = "bfloat16", device: str = "cpu", **opti
     return model
 
 
-def fast_dtype(device: str) -> str:
-    """The smallest type that a device multiplies natively: without that, bfloat16 takes ten times float32's time."""
-    import platform
-
-    import torch
-
-    if device != "cpu":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
-    if platform.machine() in ("x86_64", "AMD64"):
-        capable = torch.cpu.get_capabilities()
-        return "bfloat16" if capable.get("avx512_bf16") or capable.get("amx_bf16") else "float32"
-    return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
-
-
 def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
     """The tokenizer with its chat template; a checkpoint without a template is refused."""
     from transformers import AutoTokenizer

@@ -12,7 +12,7 @@ from serve.engines import Vocabulary
 from serve.settings import HostedModel, ServingSettings
 from sftfilter.checkpoint import ADAPTER_WEIGHTS
 from sftfilter.config import file_hash
-from sftfilter.models import fast_dtype, weights_hash
+from sftfilter.models import weights_hash
 
 if TYPE_CHECKING:
     from sftfilter.adapters import AdapterBank
@@ -68,13 +68,12 @@ def open_weights(model: HostedModel, settings: ServingSettings, vocabulary: Voca
         found = weights_hash(folder)
         if found != expected:
             raise BrokenCheckpointError(f"the files in {Path(folder).name} have hash {found}, expected {expected}")
-        device = "cuda" if settings.use_gpu else "cpu"
         engine = Engine(
             folder,
             stop_id=vocabulary.stop_id,
             pad_id=vocabulary.pad_id,
-            dtype=fast_dtype(device) if settings.dtype == "auto" else settings.dtype,
-            device=device,
+            dtype=settings.dtype,
+            device="cuda" if settings.use_gpu else "cpu",
             max_batch=settings.max_batch,
             cache_gib=settings.cache_gib,
         )

@@ -20,8 +20,9 @@ from cluster.local import local_ray
 from jobs.run import worker_env
 from serve.host import host
 from serve.settings import HostedModel, ServingSettings
+from sftfilter.arithmetic import fast_dtype
 from sftfilter.chat_format import ChatFormat
-from sftfilter.models import ensure_builtin, fast_dtype, load_model, load_tokenizer
+from sftfilter.models import ensure_builtin, load_model, load_tokenizer
 from tests.benchmarks.row import Row, faster, missing, smaller
 from tests.benchmarks.serving_load import SYSTEM, chat, free_port, lora_students, prompts, server
 
