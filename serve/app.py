@@ -161,7 +161,7 @@ def _listed(gateway: Gateway, name: str) -> dict[str, Any]:
 
 
 class _Counted:
-    """Counts every request by its route and status, refused ones too."""
+    """Counts every request by its route and status, refused ones too; answers what nobody expected with a 500."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app = app
@@ -173,14 +173,23 @@ class _Counted:
             return
         path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
         route = path if path in _ROUTES else "other"
+        started = False
 
         async def counted(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 self.metrics.requests.labels(route, str(message["status"])).inc()
             await send(message)
 
         with self.metrics.request(route):
-            await self.app(scope, receive, counted)
+            try:
+                await self.app(scope, receive, counted)
+            except Exception as error:  # raised on, it would be logged with its text, which may quote a prompt
+                log.error("request failed with %s", type(error).__name__)
+                if not started:
+                    failed = error_response(ApiError(500, "internal error", code="internal"))
+                    await failed(scope, receive, counted)
 
 
 _ROUTES = frozenset(
@@ -205,8 +214,3 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> Response:
         return error_response(ApiError(error.status_code, str(error.detail)))
-
-    @app.exception_handler(Exception)
-    async def unexpected(_: Request, error: Exception) -> Response:
-        log.error("request failed with %s", type(error).__name__)  # without its text, which may quote a prompt
-        return error_response(ApiError(500, "internal error", code="internal"))
