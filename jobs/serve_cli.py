@@ -41,11 +41,12 @@ def serve(
     Settings of the endpoint are changed with --set serving.max_batch=32 and the like.
     """
     from jobs.run import results_root, run_local
-    from jobs.serving import write_config
+    from jobs.serving import hosted_of, write_config
 
     with readable_errors():
         spec = _spec(run, results, models, {"host": host, "port": port}, overrides or [])
         if config is None:
+            hosted_of(spec, results_root(spec))  # what cannot be served is said before anything starts
             run_local(spec, shlex.join(["sftfilter", "serve", run]))
             return
         token = write_config(spec, results_root(spec), config)

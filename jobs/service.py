@@ -14,7 +14,7 @@ from jobs.run_record import EVENTS
 from serve.settings import API_KEY_VARIABLE, Adapter, HostedModel, ServingSettings
 from sftfilter.artifacts import MARKER
 from sftfilter.checkpoint import ADAPTER, ADAPTER_WEIGHTS
-from sftfilter.config import Settings, file_hash
+from sftfilter.config import Settings, did_you_mean, file_hash
 from sftfilter.errors import DataError, SpecError
 from sftfilter.models import resolve, weights_hash
 
@@ -138,4 +138,8 @@ def _spec_of(run: Path) -> dict[str, Any]:
     for name in ("results.json", "train.json"):
         if (run / name).is_file():
             return json.loads((run / name).read_text())["spec"]
+    if not run.is_dir():
+        runs = sorted(found.parent.name for found in run.parent.glob(f"*/{EVENTS}"))
+        hint = did_you_mean(run.name, runs) or (f"; there are: {', '.join(runs)}" if runs else "")
+        raise DataError(f"{run}: no such run{hint}")
     raise DataError(f"{run}: neither results.json nor train.json: the run has not finished")

@@ -67,8 +67,11 @@ def test_students_share_the_base_they_were_trained_on(root: Path) -> None:
 def test_what_cannot_be_served_is_named(root: Path) -> None:
     with pytest.raises(DataError, match=r"no student 'full-9'; trained: full-0"):
         read_hosted(root / "small", ["full-9"])
-    with pytest.raises(DataError, match="has not finished"):
+    with pytest.raises(DataError, match=r"smal: no such run, did you mean 'small'"):
         read_hosted(root / "smal", [])
+    (root / "begun").mkdir(exist_ok=True)
+    with pytest.raises(DataError, match="has not finished"):
+        read_hosted(root / "begun", [])
 
 
 def test_the_memory_budget_counts_copies_adapters_and_caches(root: Path) -> None:
