@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from jobs import launch_cli, manifest_cli, new_cli
+from jobs import launch_cli, manifest_cli, new_cli, serve_cli
 from jobs.launch_cli import Overrides, SpecPath
 from jobs.run import readable_errors
 from jobs.spec import load_spec
@@ -27,6 +27,7 @@ app = typer.Typer(
     "  [bold]sftfilter inspect jobs/specs/inspect.yaml[/]       what scorers see in two teachers' answers, in seconds\n\n"
     "  [bold]sftfilter decide jobs/specs/decide.yaml[/]         drops and swaps rows, writes the training sets\n\n"
     "  [bold]sftfilter run jobs/specs/quickstart.yaml[/]        the whole question, with students, on this machine\n\n"
+    "  [bold]sftfilter serve RUN[/]                            hosts the students of a finished run for any OpenAI client\n\n"
     "  [bold]sftfilter submit SPEC --address https://HEAD[/]  runs it on a Ray cluster\n\n"
     "Finished stages are kept below the spec's `results` folder and never run twice.",
 )
@@ -122,7 +123,7 @@ def schema(
     print(json.dumps(TypeAdapter(KINDS[kind] if kind else Spec).json_schema(), indent=2))
 
 
-for commands in (launch_cli, manifest_cli, new_cli):
+for commands in (launch_cli, manifest_cli, new_cli, serve_cli):
     commands.register(app)
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from jobs.run_record import EVENTS
-from serve.settings import API_KEY_VARIABLE, HostedModel, ServingSettings
+from serve.settings import API_KEY_VARIABLE, Adapter, HostedModel, ServingSettings
 from sftfilter.artifacts import MARKER
-from sftfilter.config import Settings
+from sftfilter.checkpoint import ADAPTER, ADAPTER_WEIGHTS
+from sftfilter.config import Settings, did_you_mean, file_hash
 from sftfilter.errors import DataError, SpecError
-from sftfilter.models import resolve
+from sftfilter.models import resolve, weights_hash
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -41,23 +43,71 @@ def build(args: dict[str, Any]) -> Application:
         SpecError: no token is set.
         DataError: the run has trained no student (yet), or not the one asked for.
     """
-    from serve.app import EndpointConfig, checked_format, ingress
-    from serve.forward import Vocabulary
-    from serve.guard import digest
-    from serve.students import students
+    from serve import deployments
+    from serve.host import endpoint_config
 
     given = ServiceArgs.model_validate(args)
     api_key = os.environ.get(API_KEY_VARIABLE, "").strip()
     if not api_key:
         raise SpecError(f"set {API_KEY_VARIABLE}: a service that others can reach does not start without a token")
-    spec = _spec_of(Path(given.run))
-    models = hosted_students(Path(given.run), given.only)
-    settings = ServingSettings.model_validate((spec.get("serving") or {}) | {"use_gpu": given.use_gpu})
-    folder = resolve(spec["base_model"])
-    chat = checked_format(folder, spec.get("system_prompt"), models)
-    config = EndpointConfig(given.name, tuple(models), settings, folder, spec.get("system_prompt"), digest(api_key))
-    held = students(settings).bind(config.models, settings, Vocabulary(chat.stop_id, chat.pad_id))
-    return ingress(config).bind(held)
+    hosted = read_hosted(Path(given.run), given.only)
+    settings = ServingSettings.model_validate(hosted.serving | {"use_gpu": given.use_gpu})
+    config = endpoint_config(
+        hosted.models, settings, hosted.tokenizer_folder, hosted.system_prompt, [api_key], given.name
+    )
+    return deployments.build(config)
+
+
+@dataclass(frozen=True)
+class Hosted:
+    """What a run can host.
+
+    Attributes:
+        tokenizer_folder: tokenizer and template that all of it was trained with, as was `system_prompt`.
+        serving: the settings of the run's own spec.
+    """
+
+    models: list[HostedModel]
+    tokenizer_folder: str
+    system_prompt: str | None
+    serving: dict[str, Any]
+
+
+def read_hosted(run: Path, only: list[str]) -> Hosted:
+    """The students of a run, with the adapters they share its base by, and the base where an arm is it.
+
+    Args:
+        only: ids; empty for all.
+
+    Raises:
+        DataError: the run has not finished, trained no student, or not one that was asked for.
+    """
+    spec = _spec_of(run)
+    base = resolve(spec["base_model"])
+    base_hash = weights_hash(base)
+    untrained = [name for name, arm in (spec.get("arms") or {}).items() if not arm.get("teacher")]
+    trained = [name for name in only if name not in untrained]
+    students = hosted_students(run, trained) if trained or not only else []
+    models = [_shared(model, base, base_hash) for model in students]
+    if students or untrained:
+        format_hash = (
+            students[0].format_hash if students else json.loads((run / "results.json").read_text())["format_hash"]
+        )
+        shared = Adapter(folder=None, base_folder=base, base_hash=base_hash)
+        for name in untrained if not only else [name for name in only if name in untrained]:
+            own = HostedModel(id=name, folder=base, model_hash=base_hash, format_hash=format_hash)
+            models.insert(0, own.model_copy(update={"adapter": shared}) if any(m.adapter for m in models) else own)
+    return Hosted(models, base, spec.get("system_prompt"), spec.get("serving") or {})
+
+
+def _shared(model: HostedModel, base: str, base_hash: str) -> HostedModel:
+    """With its adapter, if it has one and was trained on this base."""
+    folder = Path(model.folder)
+    weights = folder / ADAPTER / ADAPTER_WEIGHTS
+    if not weights.is_file() or json.loads((folder / MARKER).read_text()).get("base_hash") != base_hash:
+        return model
+    adapter = Adapter(folder=str(folder / ADAPTER), file_hash=file_hash(weights), base_folder=base, base_hash=base_hash)
+    return model.model_copy(update={"adapter": adapter})
 
 
 def hosted_students(run: Path, only: list[str]) -> list[HostedModel]:
@@ -88,4 +138,8 @@ def _spec_of(run: Path) -> dict[str, Any]:
     for name in ("results.json", "train.json"):
         if (run / name).is_file():
             return json.loads((run / name).read_text())["spec"]
+    if not run.is_dir():
+        runs = sorted(found.parent.name for found in run.parent.glob(f"*/{EVENTS}"))
+        hint = did_you_mean(run.name, runs) or (f"; there are: {', '.join(runs)}" if runs else "")
+        raise DataError(f"{run}: no such run{hint}")
     raise DataError(f"{run}: neither results.json nor train.json: the run has not finished")

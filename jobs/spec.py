@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from jobs.kinds import Spec
 from jobs.kinds.experiment import Arm, Experiment
 from jobs.spec_errors import problems
+from sftfilter.config import Settings
 from sftfilter.errors import SpecError
 
 __all__ = ["Arm", "Experiment", "Spec", "load_experiment", "load_spec"]
@@ -38,6 +39,24 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
         return adapter.validate_python(data, context={"folder": file.parent})
     except ValidationError as error:
         raise SpecError(problems(file, tree, data, error, adapter)) from error
+
+
+T = TypeVar("T", bound=Settings)
+
+
+def overridden(kind: type[T], data: dict[str, Any], overrides: Sequence[str]) -> T:
+    """A spec that a command line makes up, with its `--set` options.
+
+    Raises:
+        SpecError: every problem found.
+    """
+    for override in overrides:
+        _override(data, override)
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()]
+        raise SpecError("\n".join(lines)) from error
 
 
 def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:

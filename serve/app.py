@@ -1,143 +1,201 @@
-"""The HTTP side of the endpoint: a FastAPI application in a Ray Serve ingress deployment."""
+"""The HTTP side of the endpoint: a FastAPI application around a gateway."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import AsyncIterator
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, StreamingResponse
-from ray import serve
-from ray.exceptions import RayActorError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
+from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.gateway import Ask, Gateway
+from serve.docs_page import docs_page
+from serve.gateway import Gateway, Job
 from serve.guard import Guard, error_response
-from serve.protocol import ApiError, ChatRequest, CompletionRequest, events
-from serve.settings import HostedModel, ServingSettings
-from serve.students import DEPLOYMENT
-from serve.work import Answer, Failure, Work
-from sftfilter.chat_format import ChatFormat
-from sftfilter.errors import DataError
-from sftfilter.models import load_tokenizer
-
-if TYPE_CHECKING:
-    from ray.serve.deployment import Deployment
-    from ray.serve.handle import DeploymentHandle
+from serve.metrics import Metrics
+from serve.protocol import (
+    ApiError,
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    ErrorReply,
+    TokenizeRequest,
+)
 
 log = logging.getLogger("ray.serve")
 
-
-@dataclass(frozen=True)
-class EndpointConfig:
-    """Everything an ingress replica needs.
-
-    Attributes:
-        name: the Serve application.
-        key_digest: digest of the bearer token; None serves without one.
-    """
-
-    name: str
-    models: Sequence[HostedModel]
-    settings: ServingSettings
-    tokenizer_folder: str
-    system_prompt: str | None
-    key_digest: str | None
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorReply, "description": "The request is wrong; `param` names the field."},
+    401: {"model": ErrorReply, "description": "No valid bearer token."},
+    404: {"model": ErrorReply, "description": "No such model; the message names those there are."},
+    413: {"model": ErrorReply, "description": "The body is too large."},
+    422: {"model": ErrorReply, "description": "Never sent: what is wrong is a 400."},
+    429: {"model": ErrorReply, "description": "Too many requests; `Retry-After` says how long to wait."},
+    500: {"model": ErrorReply, "description": "The model's checkpoint is broken, or computing failed."},
+    503: {"model": ErrorReply, "description": "A replica went away; ask again."},
+    504: {"model": ErrorReply, "description": "No answer in time."},
+}
 
 
-def checked_format(tokenizer_folder: str, system_prompt: str | None, models: Sequence[HostedModel]) -> ChatFormat:
-    """The chat format of an endpoint.
-
-    Raises:
-        DataError: a model was trained with another one.
-    """
-    chat_format = ChatFormat(load_tokenizer(tokenizer_folder), system_prompt)
-    for model in models:
-        if model.format_hash != chat_format.hash:
-            raise DataError(
-                f"model '{model.id}' was trained with chat format {model.format_hash}, but the tokenizer in "
-                f"'{tokenizer_folder}' with this system prompt gives {chat_format.hash}; serve it with the tokenizer, "
-                "template and system prompt of its training"
-            )
-    return chat_format
-
-
-def ingress(config: EndpointConfig) -> Deployment:
-    """The Serve deployment that answers HTTP; bind it to the bound students."""
-
-    def build() -> FastAPI:  # runs in the replica
-        chat_format = checked_format(config.tokenizer_folder, config.system_prompt, config.models)
-        handle = serve.get_deployment_handle(DEPLOYMENT, app_name=config.name)
-        return build_app(Gateway(config.models, config.settings, chat_format, through(handle)), config.key_digest)
-
-    settings = config.settings
-    return serve.deployment(
-        name="Ingress",
-        # The students' own limit is the one that answers 429, so this one lies above it.
-        max_ongoing_requests=settings.max_queued_requests + 2 * settings.max_replicas * settings.ongoing_per_replica,
-        ray_actor_options={"num_cpus": 0},
-        max_constructor_retry_count=2,
-        graceful_shutdown_wait_loop_s=0.2,
-        graceful_shutdown_timeout_s=10,
-    )(serve.ingress(build)())
-
-
-def through(handle: DeploymentHandle) -> Ask:
-    """Asks the students over a Serve handle; what goes wrong on the way becomes a `Failure`."""
-
-    async def ask(model_id: str, work: Work) -> list[Answer] | Failure:
-        response = handle.options(multiplexed_model_id=model_id).generate.remote(work)
-        try:
-            return await response
-        except asyncio.CancelledError:  # the client hung up, or the time is over: awaiting alone cancels nothing
-            response.cancel()
-            raise
-        except BackPressureError:
-            return Failure(429, "too many requests are waiting", "overloaded", retry_after_s=5)
-        except (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError):
-            return Failure(503, f"the replica that holds '{model_id}' went away", "unavailable", retry_after_s=5)
-
-    return ask
-
-
-def build_app(gateway: Gateway, key_digest: str | None) -> FastAPI:
+def build_app(gateway: Gateway, key_digests: list[str]) -> FastAPI:
     """The FastAPI application around a gateway."""
-    app = FastAPI(title="sftfilter students", docs_url=None, redoc_url=None)
-    app.add_middleware(Guard, key_digest=key_digest)
-    _add_routes(app, gateway)
+    app = FastAPI(
+        title="sftfilter students",
+        version="1",
+        description="OpenAI's API over the students of an experiment. The reply's `system_fingerprint` is the hash of "
+        "the checkpoint that answered.",
+        docs_url=None,
+        redoc_url=None,
+        responses=_ERRORS,
+    )
+    metrics = Metrics()
+    settings = gateway.settings
+    app.add_middleware(
+        Guard,
+        key_digests=key_digests,
+        per_minute=settings.requests_per_minute,
+        body_timeout_s=settings.body_timeout_s,
+    )
+    app.add_middleware(_Counted, metrics=metrics)
+    _add_answers(app, gateway, metrics)
+    _add_tokenizer(app, gateway)
+    _add_pages(app, gateway, metrics)
     _add_error_handlers(app)
     return app
 
 
-def _add_routes(app: FastAPI, gateway: Gateway) -> None:
+def _add_answers(app: FastAPI, gateway: Gateway, metrics: Metrics) -> None:
+    @app.post("/v1/chat/completions", response_model=None)
+    async def chat(request: ChatRequest) -> Response:
+        """Answer a conversation."""
+        return await _respond(gateway, gateway.chat_job(request), bool(request.stream), metrics)
+
+    @app.post("/v1/completions", response_model=None)
+    async def completions(request: CompletionRequest) -> Response:
+        """Continue texts or token ids, or score them: `max_tokens` 0 with `echo` and `logprobs`."""
+        return await _respond(gateway, gateway.completion_job(request), bool(request.stream), metrics)
+
+
+async def _respond(gateway: Gateway, job: Job, stream: bool, metrics: Metrics) -> Response:
+    if not stream:
+        reply = await gateway.answer(job)
+        metrics.count_tokens(job.model.id, reply["usage"]["prompt_tokens"], reply["usage"]["completion_tokens"])
+        return JSONResponse(reply)
+    began = time.monotonic()
+    events = gateway.stream(job)
+    first = await anext(events)  # what fails before it is an ordinary error
+    metrics.first.observe(time.monotonic() - began)
+    return StreamingResponse(
+        _after(first, events), media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
+    )
+
+
+async def _after(first: str, events: AsyncIterator[str]) -> AsyncIterator[str]:
+    try:
+        yield first
+        async for event in events:
+            yield event
+    finally:  # a client that left ends the work
+        await events.aclose()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _add_tokenizer(app: FastAPI, gateway: Gateway) -> None:
+    @app.post("/tokenize")
+    @app.post("/v1/tokenize", include_in_schema=False)
+    async def tokenize(request: TokenizeRequest) -> dict[str, Any]:
+        """Token ids of a prompt, or of messages as the chat template renders them."""
+        return gateway.tokenize(request)
+
+    @app.post("/detokenize")
+    @app.post("/v1/detokenize", include_in_schema=False)
+    async def detokenize(request: DetokenizeRequest) -> dict[str, Any]:
+        """Text of token ids."""
+        return gateway.detokenize(request)
+
+    @app.get("/tokenizer_info")
+    @app.get("/v1/tokenizer_info", include_in_schema=False)
+    async def tokenizer_info() -> dict[str, Any]:
+        """Special tokens and chat template."""
+        return gateway.tokenizer_info()
+
+
+def _add_pages(app: FastAPI, gateway: Gateway, metrics: Metrics) -> None:
     @app.get("/health")
     async def health() -> dict[str, str]:
+        """Whether the endpoint answers; needs no token."""
         return {"status": "ok"}
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        listed = [{"id": name, "object": "model", "created": 0, "owned_by": "sftfilter"} for name in gateway.models]
-        return {"object": "list", "data": listed}
+        """The models by the ids to ask for them."""
+        return {"object": "list", "data": [_listed(gateway, name) for name in gateway.models]}
 
-    @app.post("/v1/chat/completions", response_model=None)
-    async def chat(request: ChatRequest) -> Response:
-        return _respond(await gateway.chat(request), request)
+    @app.get("/v1/models/{model:path}")
+    async def model(model: str) -> dict[str, Any]:
+        """One model."""
+        gateway.check_model(model)
+        return _listed(gateway, model)
 
-    @app.post("/v1/completions", response_model=None)
-    async def completions(request: CompletionRequest) -> Response:
-        return _respond(await gateway.complete(request), request)
+    @app.get("/metrics", response_class=Response)
+    async def prometheus() -> Response:
+        """Counts in Prometheus' text format."""
+        return Response(metrics.page(), media_type=CONTENT_TYPE_LATEST)
+
+    page = docs_page(app.openapi())
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(page)
 
 
-def _respond(reply: dict[str, Any], request: ChatRequest | CompletionRequest) -> Response:
-    if request.stream:
-        return StreamingResponse(events(reply, request.wants_usage_chunk), media_type="text/event-stream")
-    return JSONResponse(reply)
+def _listed(gateway: Gateway, name: str) -> dict[str, Any]:
+    model = gateway.models[name]
+    fixed = {"id": name, "object": "model", "created": 0, "owned_by": "sftfilter"}
+    return fixed | {"model_hash": model.model_hash, "max_model_len": gateway.context(name)}
+
+
+class _Counted:
+    """Counts every request by its route and status, refused ones too; answers what nobody expected with a 500."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
+        route = path if path in _ROUTES else "other"
+        started = False
+
+        async def counted(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                self.metrics.requests.labels(route, str(message["status"])).inc()
+            await send(message)
+
+        with self.metrics.request(route):
+            try:
+                await self.app(scope, receive, counted)
+            except Exception as error:  # raised on, it would be logged with its text, which may quote a prompt
+                log.error("request failed with %s", type(error).__name__)
+                if not started:
+                    failed = error_response(ApiError(500, "internal error", code="internal"))
+                    await failed(scope, receive, counted)
+
+
+_ROUTES = frozenset(
+    {"/v1/chat/completions", "/v1/completions", "/v1/models", "/tokenize", "/detokenize", "/tokenizer_info", "/health"}
+    | {"/metrics", "/docs", "/openapi.json"}
+)
 
 
 def _add_error_handlers(app: FastAPI) -> None:
@@ -156,8 +214,3 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> Response:
         return error_response(ApiError(error.status_code, str(error.detail)))
-
-    @app.exception_handler(Exception)
-    async def unexpected(_: Request, error: Exception) -> Response:
-        log.error("request failed with %s", type(error).__name__)  # without its text, which may quote a prompt
-        return error_response(ApiError(500, "internal error", code="internal"))

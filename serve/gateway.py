@@ -4,26 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import json
-from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Sequence
+import secrets
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from serve.protocol import ApiError, ChatRequest, CompletionRequest, envelope, usage
+from serve.protocol import ApiError, ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest, Turn
+from serve.replies import DONE, ChatShape, CompletionShape, Part, Shape, envelope, event, usage
 from serve.settings import HostedModel, ServingSettings
-from serve.work import Answer, Failure, Work
-from sftfilter.engine import GenerateRequest
+from serve.token_text import GrowingText, TokenText
+from serve.work import Answer, Failure, Piece, Work
+from sftfilter.generate_request import GenerateRequest, TokenScore
 
 if TYPE_CHECKING:
     from sftfilter.chat_format import ChatFormat
 
-Ask = Callable[[str, Work], Awaitable[list[Answer] | Failure]]
-"""Has the model with this id do the work."""
-
 _MAX_SEQUENCES = 1024
 _SEED_STRIDE = 1_000_003  # samples of one request are far from those of a request with the next seed
+_GRACE_S = 1.0  # the students themselves end what takes too long; this is for when they are not heard of
+
+
+class Ask(Protocol):
+    """How to reach the students."""
+
+    async def whole(self, copy_id: str, work: Work) -> list[Answer] | Failure:
+        """Whole answers, in the order of the sequences."""
+        ...
+
+    def pieces(self, copy_id: str, work: Work) -> AsyncIterator[list[Piece] | Failure]:
+        """Pieces as they are made; closing the iterator ends the work."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -35,21 +47,27 @@ class _Limits:
 
 
 @dataclass(frozen=True)
-class _Done:
-    """One sequence, cut at its stop string."""
+class Job:
+    """A request that was found to be in order.
 
-    text: str
-    ids: list[int]
-    finish_reason: str
-    logprobs: list[float]
+    Attributes:
+        prompts: of each sequence.
+        prompt_tokens: of the request, a prompt that is answered several times counted once.
+        echo: the prompts are part of the answer.
+    """
+
+    model: HostedModel
+    shape: Shape
+    work: Work
+    prompts: list[list[int]]
+    prompt_tokens: int
+    scored: bool
+    echo: bool
+    wants_usage: bool
 
 
 class Gateway:
-    """The endpoint's behaviour.
-
-    Args:
-        ask: how to reach the students.
-    """
+    """The endpoint's behaviour."""
 
     def __init__(
         self, models: Sequence[HostedModel], settings: ServingSettings, chat_format: ChatFormat, ask: Ask
@@ -58,50 +76,179 @@ class Gateway:
         self.settings = settings
         self.format = chat_format
         self.ask = ask
+        self.tokens = TokenText(chat_format.tokenizer)
         self._limits = {model.id: _read_limits(model.folder) for model in models}
 
-    async def chat(self, request: ChatRequest) -> dict[str, Any]:
-        """Reply of `/v1/chat/completions`."""
+    def chat_job(self, request: ChatRequest) -> Job:
+        """Check a body of `/v1/chat/completions`."""
         model = self._model(request.model)
-        prompt = self._chat_ids(request)
-        wanted = request.max_completion_tokens or request.max_tokens
-        limit = self._max_tokens(model.id, [prompt], wanted)
-        sequences = [self._sequence(request, prompt, limit, k) for k in range(request.n or 1)]
-        answers = await self._ask(model.id, Work(sequences))
-        done = [self._cut(answer, request.stops) for answer in answers]
-        choices = [
-            {
-                "index": i,
-                "message": {"role": "assistant", "content": one.text},
-                "finish_reason": one.finish_reason,
-                "logprobs": None,
-            }
-            for i, one in enumerate(done)
-        ]
-        counts = usage(len(prompt), sum(len(one.ids) for one in done))
-        return envelope("chat.completion", model.id, model.model_hash) | {"choices": choices, "usage": counts}
+        prompt = self._chat_ids(request.messages)
+        limit = self._max_tokens(model.id, [prompt], request.max_completion_tokens or request.max_tokens)
+        return self._job(request, model, [prompt], limit, ChatShape(self.tokens))
 
-    async def complete(self, request: CompletionRequest) -> dict[str, Any]:
-        """Reply of `/v1/completions`."""
+    def completion_job(self, request: CompletionRequest) -> Job:
+        """Check a body of `/v1/completions`."""
         model = self._model(request.model)
         prompts = [self._raw_ids(model.id, prompt) for prompt in request.prompts()]
         wanted = 16 if request.max_tokens is None else request.max_tokens  # OpenAI's own default here
         limit = self._max_tokens(model.id, prompts, wanted)
+        return self._job(request, model, prompts, limit, CompletionShape(self.tokens), echo=bool(request.echo))
+
+    def _job(
+        self,
+        request: ChatRequest | CompletionRequest,
+        model: HostedModel,
+        prompts: list[list[int]],
+        limit: int,
+        shape: Shape,
+        echo: bool = False,
+    ) -> Job:
         repeated = [(prompt, k) for prompt in prompts for k in range(request.n or 1)]
         if len(repeated) > _MAX_SEQUENCES:
-            raise ApiError(
-                400, f"{len(repeated)} sequences in one request; the limit is {_MAX_SEQUENCES}", param="prompt"
+            said = f"{len(repeated)} sequences in one request; the limit is {_MAX_SEQUENCES}"
+            raise ApiError(400, said, param="prompt")
+        seed = secrets.randbits(63) if request.seed is None else request.seed
+        sequences = [
+            GenerateRequest(
+                prompt,
+                limit,
+                1.0 if request.temperature is None else request.temperature,
+                (seed + sample * _SEED_STRIDE) % 2**63,
+                1.0 if request.top_p is None else request.top_p,
+                request.alternatives,
             )
-        scoring = "none" if request.logprobs is None else "all" if request.echo else "answer"
-        work = Work([self._sequence(request, prompt, limit, k) for prompt, k in repeated], scoring)
-        answers = await self._ask(model.id, work)
-        done = [self._cut(answer, request.stops) for answer in answers]
-        choices = [
-            self._choice(i, prompt, one, request)
-            for i, ((prompt, _), one) in enumerate(zip(repeated, done, strict=True))
+            for prompt, sample in repeated
         ]
-        counts = usage(sum(map(len, prompts)), sum(len(one.ids) for one in done))
-        return envelope("text_completion", model.id, model.model_hash) | {"choices": choices, "usage": counts}
+        scored = request.alternatives is not None
+        score_prompts = request.alternatives if echo else None
+        work = Work(model.id, sequences, request.stops, score_prompts, self.settings.request_timeout_s)
+        count = sum(map(len, prompts))
+        return Job(model, shape, work, [p for p, _ in repeated], count, scored, echo, request.wants_usage_chunk)
+
+    async def answer(self, job: Job) -> dict[str, Any]:
+        """The whole reply."""
+        try:
+            result = await asyncio.wait_for(
+                self.ask.whole(job.model.copy_id, job.work), self.settings.request_timeout_s + _GRACE_S
+            )
+        except TimeoutError:
+            limit = f"{self.settings.request_timeout_s:g} s"
+            raise ApiError(504, f"no answer within {limit}", code="timeout", retry_after_s=5) from None
+        if isinstance(result, Failure):
+            raise _as_error(result)
+        parts = [self._part(job, k, answer) for k, answer in enumerate(result)]
+        counts = usage(job.prompt_tokens, sum(len(part.ids) for part in parts))
+        choices = [job.shape.choice(k, part, job.scored) for k, part in enumerate(parts)]
+        return envelope(job.shape, job.model.id, job.model.model_hash) | {"choices": choices, "usage": counts}
+
+    def _part(self, job: Job, index: int, answer: Answer) -> Part:
+        """An answer, cut at its stop string."""
+        text = self.tokens.decode(answer.ids)
+        ids, reason = answer.ids, answer.finish_reason
+        if any(stop in text for stop in job.work.stops):
+            growing = GrowingText(self.tokens, job.work.stops)
+            text = growing.add(ids, last=True)
+            ids, reason = ids[: growing.kept], "stop"
+        before = [None, *answer.prompt_scores] if job.echo else []
+        prompt = job.prompts[index] if job.echo else ()
+        return Part(text, ids, [*before, *answer.scores[: len(ids)]], reason, prompt)
+
+    async def stream(self, job: Job) -> AsyncIterator[str]:
+        """Server-sent events. What goes wrong before the first of them is raised, later it is an event of its own.
+
+        Raises:
+            ApiError: there is no answer at all.
+        """
+        head = envelope(job.shape, job.model.id, job.model.model_hash, chunk=True)
+        texts = [GrowingText(self.tokens, job.work.stops) for _ in job.work.sequences]
+        held: list[list[TokenScore]] = [[] for _ in texts]
+        sent = [0] * len(texts)
+        ended: set[int] = set()
+        started: set[int] = set()
+        async with aclosing(self.ask.pieces(job.model.copy_id, job.work)) as stream:  # pyright: ignore[reportArgumentType]
+            async for pieces in stream:
+                if isinstance(pieces, Failure):
+                    if not started:
+                        raise _as_error(pieces)
+                    yield event(_as_error(pieces).body())
+                    return
+                for piece in pieces:
+                    if piece.index not in ended and (part := self._growth(job, piece, texts, held, sent, ended)):
+                        first = piece.index not in started
+                        started.add(piece.index)
+                        yield event(head | {"choices": [job.shape.chunk(piece.index, part, job.scored, first)]})
+                if len(ended) == len(texts):
+                    break
+        if job.wants_usage:
+            counts = usage(job.prompt_tokens, sum(text.kept for text in texts))
+            yield event(head | {"choices": [], "usage": counts})
+        yield DONE
+
+    def _growth(
+        self,
+        job: Job,
+        piece: Piece,
+        texts: Sequence[GrowingText],
+        held: Sequence[list[TokenScore]],
+        sent: list[int],
+        ended: set[int],
+    ) -> Part | None:
+        """What a piece adds to what its sequence's client has seen; None where that is nothing yet."""
+        k = piece.index
+        if job.echo and piece.prompt_scores is not None:
+            before, prompt = [None, *piece.prompt_scores], job.prompts[k]
+        elif job.echo and not job.scored and not sent[k] and not texts[k].kept:
+            before, prompt = [], job.prompts[k]
+        else:
+            before, prompt = [], ()
+        growing = texts[k]
+        new = growing.add(piece.ids, last=piece.finish_reason is not None)
+        held[k] += piece.scores
+        reason = "stop" if growing.stopped else piece.finish_reason
+        if reason:
+            ended.add(k)
+        if not (new or reason or prompt):
+            return None
+        count = growing.kept - sent[k]
+        scores, ids = held[k][:count], growing.tokens_from(sent[k])
+        del held[k][:count]
+        sent[k] = growing.kept
+        return Part(new, ids, [*before, *scores], reason, prompt)
+
+    def tokenize(self, request: TokenizeRequest) -> dict[str, Any]:
+        """Token ids, as vLLM answers them."""
+        model = self._model(request.model) if request.model else next(iter(self.models.values()))
+        if request.messages:
+            ids = self._chat_ids(request.messages)
+        else:
+            ids = self.format.tokenizer(request.prompt, add_special_tokens=request.add_special_tokens).input_ids
+        return {"count": len(ids), "max_model_len": self._limits[model.id].context, "tokens": ids}
+
+    def detokenize(self, request: DetokenizeRequest) -> dict[str, Any]:
+        """Text of token ids."""
+        model = self._model(request.model) if request.model else next(iter(self.models.values()))
+        self._check_vocabulary(model.id, request.tokens, "tokens")
+        return {"prompt": self.tokens.decode(request.tokens, special=True)}
+
+    def tokenizer_info(self) -> dict[str, Any]:
+        """What clients need to render chats themselves."""
+        tokenizer = self.format.tokenizer
+        special = {k: v for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)}
+        return special | {
+            "tokenizer_class": type(tokenizer).__name__,
+            "chat_template": tokenizer.chat_template,
+            "vocab_size": len(tokenizer),
+            "format_hash": self.format.hash,
+            "system_prompt": self.format.system_prompt,
+        }
+
+    def check_model(self, model_id: str) -> None:
+        """Raise the 404 of an unknown model."""
+        self._model(model_id)
+
+    def context(self, model_id: str) -> int | None:
+        """Tokens that prompt and answer may have together."""
+        return self._limits[model_id].context
 
     def _model(self, model_id: str) -> HostedModel:
         if model_id not in self.models:
@@ -109,9 +256,9 @@ class Gateway:
             raise ApiError(404, f"no model '{model_id}' here; models: {known}", param="model", code="model_not_found")
         return self.models[model_id]
 
-    def _chat_ids(self, request: ChatRequest) -> list[int]:
+    def _chat_ids(self, messages: Sequence[Turn]) -> list[int]:
         try:
-            return self.format.prompt_ids([turn.message() for turn in request.messages])
+            return self.format.prompt_ids([turn.message() for turn in messages])
         except Exception as error:  # templates refuse conversations with whatever their author raised
             raise ApiError(400, f"the chat template refuses these messages: {error}", param="messages") from error
 
@@ -119,10 +266,13 @@ class Gateway:
         ids = self.format.tokenizer(prompt).input_ids if isinstance(prompt, str) else prompt
         if not ids:
             raise ApiError(400, "a prompt is empty", param="prompt")
-        size = self._limits[model_id].vocabulary
-        if size is not None and max(ids) >= size:
-            raise ApiError(400, f"token id {max(ids)} is outside the vocabulary of {size}", param="prompt")
+        self._check_vocabulary(model_id, ids, "prompt")
         return ids
+
+    def _check_vocabulary(self, model_id: str, ids: Sequence[int], param: str) -> None:
+        size = self._limits[model_id].vocabulary
+        if size is not None and max(ids, default=0) >= size:
+            raise ApiError(400, f"token id {max(ids)} is outside the vocabulary of {size}", param=param)
 
     def _max_tokens(self, model_id: str, prompts: list[list[int]], wanted: int | None) -> int:
         limit = self.settings.max_tokens_limit
@@ -141,61 +291,14 @@ class Gateway:
             )
         return asked
 
-    def _sequence(
-        self, request: ChatRequest | CompletionRequest, prompt: list[int], limit: int, sample: int
-    ) -> GenerateRequest:
-        seed = ((request.seed or 0) + sample * _SEED_STRIDE) % 2**63
-        temperature = 1.0 if request.temperature is None else request.temperature
-        return GenerateRequest(prompt, limit, temperature, seed)
 
-    async def _ask(self, model_id: str, work: Work) -> list[Answer]:
-        try:
-            result = await asyncio.wait_for(self.ask(model_id, work), self.settings.request_timeout_s)
-        except TimeoutError:
-            limit = f"{self.settings.request_timeout_s:g} s"
-            raise ApiError(504, f"no answer within {limit}", code="timeout", retry_after_s=5) from None
-        if isinstance(result, Failure):
-            raise ApiError(result.status, result.message, code=result.code, retry_after_s=result.retry_after_s)
-        return result
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        text = self.format.tokenizer.decode(list(ids), skip_special_tokens=True)
-        assert isinstance(text, str)
-        return text
-
-    def _cut(self, answer: Answer, stops: Sequence[str]) -> _Done:
-        text = self._decode(answer.ids)
-        cut = min((at for at in (text.find(stop) for stop in stops) if at >= 0), default=None)
-        if cut is None:
-            return _Done(text, answer.ids, answer.finish_reason, answer.logprobs)
-        kept = bisect_left(range(len(answer.ids)), cut, key=lambda k: len(self._decode(answer.ids[:k])))
-        dropped = len(answer.ids) - kept
-        scored = answer.logprobs[: len(answer.logprobs) - dropped] if answer.logprobs else []
-        return _Done(text[:cut], answer.ids[:kept], "stop", scored)
-
-    def _choice(self, index: int, prompt: list[int], done: _Done, request: CompletionRequest) -> dict[str, Any]:
-        text = (self._raw_text(prompt) if request.echo else "") + done.text
-        scored = None
-        if request.logprobs is not None:
-            ids = [*prompt, *done.ids] if request.echo else done.ids
-            tokens = [self._raw_text([token]) for token in ids]
-            scored = {
-                "tokens": tokens,
-                "token_logprobs": [None, *done.logprobs] if request.echo else done.logprobs,
-                "top_logprobs": None,
-                "text_offset": [0, *accumulate(map(len, tokens[:-1]))] if tokens else [],
-            }
-        return {"index": index, "text": text, "finish_reason": done.finish_reason, "logprobs": scored}
-
-    def _raw_text(self, ids: Sequence[int]) -> str:
-        text = self.format.tokenizer.decode(list(ids))  # an echoed prompt shows its special tokens
-        assert isinstance(text, str)
-        return text
+def _as_error(failure: Failure) -> ApiError:
+    return ApiError(failure.status, failure.message, code=failure.code, retry_after_s=failure.retry_after_s)
 
 
 def _read_limits(folder: str) -> _Limits:
     try:
-        config = json.loads((Path(folder) / "config.json").read_text())
+        config: Mapping[str, Any] = json.loads((Path(folder) / "config.json").read_text())
     except (OSError, ValueError):
         return _Limits(None, None)
     text = config.get("text_config", config)

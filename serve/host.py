@@ -18,11 +18,9 @@ from ray.serve.config import HTTPOptions
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ApplicationStatus, LoggingConfig
 
-from serve.app import EndpointConfig, checked_format, ingress
-from serve.forward import Vocabulary
+from serve.deployments import build, checked_format
 from serve.guard import digest
-from serve.settings import API_KEY_VARIABLE, HostedModel, ServingSettings
-from serve.students import students
+from serve.settings import API_KEY_VARIABLE, EndpointConfig, HostedModel, ServingSettings
 from sftfilter.errors import MachineError, SpecError
 
 _POLL_S = 0.1
@@ -64,35 +62,51 @@ def host(
         DataError: a model was trained with another chat format.
         MachineError: the port is taken, or the endpoint did not come up within `start_timeout_s`.
     """
-    _check(models, settings, api_key, name)
+    config = endpoint_config(models, settings, tokenizer_folder, system_prompt, [api_key] if api_key else [], name)
     if not ray.is_initialized():  # Serve would start a cluster of its own without a word
         raise MachineError("no Ray cluster is connected: call ray.init before serve.host.host")
-    chat_format = checked_format(tokenizer_folder, system_prompt, models)
-    vocabulary = Vocabulary(chat_format.stop_id, chat_format.pad_id)
-    config = EndpointConfig(
-        name, tuple(models), settings, tokenizer_folder, system_prompt, digest(api_key) if api_key else None
-    )
+    checked_format(tokenizer_folder, system_prompt, models)
     with _quiet(), _proxy(settings) as (address, port):
         root = f"http://{address}:{port}/{name}"
         try:
-            _deploy(config, vocabulary)
+            _deploy(config)
             _wait_until_up(config, root)
             yield Endpoint(f"{root}/v1", api_key)
         finally:
             _delete(name)
 
 
-def _check(models: Sequence[HostedModel], settings: ServingSettings, api_key: str, name: str) -> None:
+def endpoint_config(
+    models: Sequence[HostedModel],
+    settings: ServingSettings,
+    tokenizer_folder: str,
+    system_prompt: str | None,
+    api_keys: Sequence[str],
+    name: str,
+) -> EndpointConfig:
+    """What replicas are given, checked.
+
+    Raises:
+        SpecError: bad name, double model ids, or an open endpoint on a public address.
+    """
     if not _NAME.fullmatch(name):
         raise SpecError(f"endpoint name '{name}': use letters, digits, '.', '_' and '-' (it is part of the URL)")
     ids = [model.id for model in models]
     if not ids or len(set(ids)) < len(ids):
         raise SpecError("an endpoint needs at least one model, and every id once; got: " + ", ".join(ids))
-    if not api_key and not _is_loopback(settings.host):
+    if not api_keys and not _is_loopback(settings.host):
         raise SpecError(
             f"serving.host '{settings.host}' can be reached from other machines: set an API key ({API_KEY_VARIABLE}), "
             "or serve on 127.0.0.1"
         )
+    return EndpointConfig(
+        name=name,
+        models=[m if settings.share_base else m.model_copy(update={"adapter": None}) for m in models],
+        settings=settings,
+        tokenizer_folder=tokenizer_folder,
+        system_prompt=system_prompt,
+        key_digests=[digest(key) for key in api_keys],
+    )
 
 
 def _is_loopback(address: str) -> bool:
@@ -166,12 +180,11 @@ def _reachable(bound: str) -> str:
     return f"[{address}]" if ":" in address else address
 
 
-def _deploy(config: EndpointConfig, vocabulary: Vocabulary) -> None:
+def _deploy(config: EndpointConfig) -> None:
     if config.name in serve.status().applications:
         serve.delete(config.name)
-    held = students(config.settings).bind(config.models, config.settings, vocabulary)
     target = serve.RunTarget(
-        target=ingress(config).bind(held), name=config.name, route_prefix=f"/{config.name}", logging_config=_LOGS
+        target=build(config), name=config.name, route_prefix=f"/{config.name}", logging_config=_LOGS
     )
     # Serve's own waiting has no limit: replicas that no node can hold would be waited for for ever.
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)

@@ -1,11 +1,9 @@
-"""OpenAI's request bodies, error shape and reply shapes. Unknown fields that change nothing are ignored."""
+"""OpenAI's request bodies and error shape. Unknown fields that change nothing are ignored."""
 
 from __future__ import annotations
 
-import json
-import time
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StringConstraints, field_validator, model_validator
@@ -14,6 +12,11 @@ from sftfilter.schema import Message
 
 _Stop = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 _Token = Annotated[StrictInt, Field(ge=0)]
+_Model = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+_Prompt = str | Annotated[list[_Token] | list[str] | list[list[_Token]], Field(min_length=1)]
+
+MAX_ALTERNATIVES = 20
+"""Alternatives to a token that a request may ask for; OpenAI's own limit in chats."""
 
 # Fields that would change the answer if they were honoured, and the values under which they would not.
 _ONLY: dict[str, tuple[Any, ...]] = {
@@ -26,7 +29,6 @@ _ONLY: dict[str, tuple[Any, ...]] = {
     "presence_penalty": (None, 0),
     "repetition_penalty": (None, 1),
     "logit_bias": (None, {}),
-    "top_logprobs": (None, 0),
     "top_k": (None, -1),
     "min_p": (None, 0),
     "suffix": (None, ""),
@@ -62,20 +64,37 @@ class ApiError(Exception):
     def headers(self) -> dict[str, str]:
         """`Retry-After` (seconds) where waiting helps; a word to OpenAI's clients where a 5xx is here to stay."""
         if self.retry_after_s is not None:
-            return {"Retry-After": str(max(1, round(self.retry_after_s)))}
+            return {"Retry-After": str(max(1, math.ceil(self.retry_after_s)))}
         return {"x-should-retry": "false"} if self.status >= 500 else {}
+
+
+class ErrorBody(BaseModel):
+    """What an error looks like."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorReply(BaseModel):
+    """The body of every reply other than 200."""
+
+    error: ErrorBody
 
 
 class _Sampling(BaseModel):
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
-    model: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    model: _Model
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    seed: Annotated[
+        int | None, Field(ge=-(2**63), lt=2**63, description="the same seed gives the same answer; default: a new one")
+    ] = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     stop: _Stop | Annotated[list[_Stop], Field(max_length=16)] | None = None
-    top_p: float | None = None
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
 
@@ -84,10 +103,6 @@ class _Sampling(BaseModel):
         for name, harmless in _ONLY.items():
             if (self.model_extra or {}).get(name) not in harmless:
                 raise ApiError(400, f"'{name}' is not supported by this endpoint", param=name, code="unsupported")
-        if self.top_p not in (None, 1):
-            raise ApiError(
-                400, "only top_p = 1 is supported: answers sample the model's own distribution", param="top_p"
-            )
         return self
 
     @property
@@ -126,6 +141,7 @@ class ChatRequest(_Sampling):
     messages: Annotated[list[Turn], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_ALTERNATIVES)] | None = None
 
     @field_validator("max_tokens")
     @classmethod
@@ -135,18 +151,23 @@ class ChatRequest(_Sampling):
         return value
 
     @model_validator(mode="after")
-    def _no_logprobs(self) -> ChatRequest:
-        if self.logprobs:
-            raise ApiError(400, "log-probabilities are answered by /v1/completions only", param="logprobs")
+    def _alternatives_of_something(self) -> ChatRequest:
+        if self.top_logprobs and not self.logprobs:
+            raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs")
         return self
+
+    @property
+    def alternatives(self) -> int | None:
+        """Alternatives to each token; None asks for no log-probabilities at all."""
+        return (self.top_logprobs or 0) if self.logprobs else None
 
 
 class CompletionRequest(_Sampling):
-    """Body of `/v1/completions`. `logprobs` 0 or 1 scores the tokens themselves; alternatives are not computed."""
+    """Body of `/v1/completions`."""
 
-    prompt: str | Annotated[list[_Token] | list[str] | list[list[_Token]], Field(min_length=1)]
-    echo: bool | None = None
-    logprobs: Annotated[int, Field(ge=0, le=1)] | None = None
+    prompt: _Prompt
+    echo: Annotated[bool | None, Field(description="answer the prompt too, and its log-probabilities")] = None
+    logprobs: Annotated[int, Field(ge=0, le=MAX_ALTERNATIVES)] | None = None
 
     def prompts(self) -> Sequence[str | list[int]]:
         """The prompts one by one."""
@@ -156,45 +177,29 @@ class CompletionRequest(_Sampling):
             return [[token for token in self.prompt if isinstance(token, int)]]
         return [part for part in self.prompt if not isinstance(part, int)]
 
-
-def envelope(kind: str, model: str, fingerprint: str) -> dict[str, Any]:
-    """The fields that every reply begins with. `fingerprint` is the checkpoint's hash."""
-    prefix = "chatcmpl" if kind.startswith("chat") else "cmpl"
-    return {
-        "id": f"{prefix}-{uuid.uuid4().hex}",
-        "object": kind,
-        "created": int(time.time()),
-        "model": model,
-        "system_fingerprint": fingerprint,
-    }
+    @property
+    def alternatives(self) -> int | None:
+        """Alternatives to each token; None asks for no log-probabilities at all."""
+        return self.logprobs
 
 
-def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
-    """Token counts."""
-    total = prompt_tokens + completion_tokens
-    return {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "total_tokens": total}
+class TokenizeRequest(BaseModel):
+    """Body of `/tokenize`: a prompt, or messages that the chat template renders."""
+
+    model: _Model | None = None
+    prompt: str | None = None
+    messages: Annotated[list[Turn], Field(min_length=1)] | None = None
+    add_special_tokens: bool = True
+
+    @model_validator(mode="after")
+    def _one(self) -> TokenizeRequest:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give either prompt or messages")
+        return self
 
 
-def events(reply: Mapping[str, Any], with_usage: bool) -> Iterator[str]:
-    """A finished reply as server-sent events."""
-    head = {k: v for k, v in reply.items() if k not in ("choices", "usage")}
-    chat = reply["object"] == "chat.completion"
-    if chat:
-        head["object"] = "chat.completion.chunk"
-    for choice in reply["choices"]:
-        for piece in _chat_pieces(choice) if chat else [choice]:
-            yield _event(head | {"choices": [piece]})
-    if with_usage:
-        yield _event(head | {"choices": [], "usage": reply["usage"]})
-    yield "data: [DONE]\n\n"
+class DetokenizeRequest(BaseModel):
+    """Body of `/detokenize`."""
 
-
-def _chat_pieces(choice: Mapping[str, Any]) -> list[dict[str, Any]]:
-    def piece(delta: dict[str, str], reason: str | None) -> dict[str, Any]:
-        return {"index": choice["index"], "delta": delta, "finish_reason": reason}
-
-    return [piece(dict(choice["message"]), None), piece({}, choice["finish_reason"])]
-
-
-def _event(payload: Mapping[str, Any]) -> str:
-    return f"data: {json.dumps(payload)}\n\n"
+    model: _Model | None = None
+    tokens: Annotated[list[_Token], Field(max_length=1 << 20)]

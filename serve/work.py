@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
 
-from sftfilter.engine import GenerateRequest
+from sftfilter.generate_request import FinishReason, GenerateRequest, TokenScore
 
 
 @dataclass(frozen=True)
@@ -13,25 +13,45 @@ class Work:
     """One HTTP request's share of a model's time.
 
     Attributes:
-        sequences: what to continue; `max_tokens` 0 asks for no continuation, only for log-probabilities.
-        logprobs: also score the tokens of the answer, or of prompt and answer.
+        sequences: what to continue; `max_tokens` 0 asks for no continuation, only for scores of the prompt.
+        stops: strings that end a sequence. What is written goes up to and including the token that completes one.
+        score_prompts: also score every token of the prompts but their first, with this many alternatives.
+        timeout_s: an answer that takes longer is of no use to anybody.
     """
 
+    model: str
     sequences: list[GenerateRequest]
-    logprobs: Literal["none", "answer", "all"] = "none"
+    stops: list[str] = field(default_factory=list)
+    score_prompts: int | None = None
+    timeout_s: float = 600.0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some more of one sequence.
+
+    Attributes:
+        index: of the sequence in its work.
+        scores: of `ids`, where they were asked for.
+        prompt_scores: of the prompt's tokens but the first, in one piece.
+        finish_reason: set in the last piece.
+    """
+
+    index: int
+    ids: list[int] = field(default_factory=list)
+    scores: list[TokenScore] = field(default_factory=list)
+    prompt_scores: list[TokenScore] | None = None
+    finish_reason: FinishReason | None = None
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One sequence's new tokens.
-
-    Attributes:
-        logprobs: natural logarithms, of the answer's tokens or of all but the very first; empty when not asked for.
-    """
+    """One whole sequence; fields as in `Piece`."""
 
     ids: list[int]
-    finish_reason: Literal["stop", "length"]
-    logprobs: list[float] = field(default_factory=list)
+    finish_reason: FinishReason
+    scores: list[TokenScore] = field(default_factory=list)
+    prompt_scores: list[TokenScore] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -47,3 +67,17 @@ class Failure:
     message: str
     code: str
     retry_after_s: float | None = None
+
+
+def whole(count: int, pieces: Iterable[Piece]) -> list[Answer]:
+    """The answers that pieces make up, in the order of the sequences."""
+    ids: list[list[int]] = [[] for _ in range(count)]
+    scores: list[list[TokenScore]] = [[] for _ in range(count)]
+    prompts: list[list[TokenScore]] = [[] for _ in range(count)]
+    reasons: list[FinishReason] = ["length"] * count
+    for piece in pieces:
+        ids[piece.index] += piece.ids
+        scores[piece.index] += piece.scores
+        prompts[piece.index] += piece.prompt_scores or []
+        reasons[piece.index] = piece.finish_reason or reasons[piece.index]
+    return [Answer(*parts) for parts in zip(ids, reasons, scores, prompts, strict=True)]

@@ -28,3 +28,10 @@ def has_bf16_units() -> bool:
     """Whether this CPU multiplies bfloat16 natively (AVX512-BF16, AMX, Arm BF16)."""
     found = torch.cpu.get_capabilities()
     return any(bool(found.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+
+
+def fast_dtype(device: str) -> Literal["bfloat16", "float16", "float32"]:
+    """The smallest type that a device (a torch device's name) multiplies natively."""
+    if device == "cpu":
+        return "bfloat16" if has_bf16_units() else "float32"
+    return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sftfilter.chat_format import ChatFormat
 
 ADAPTER = "adapter"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 def save_student(

@@ -1,43 +1,29 @@
 """Batched generation and scoring of token sequences with transformers, on CPU or GPU.
 
-Requests of one batch may differ in temperature, seed and length. Sampling is Gumbel-max with noise drawn from a
-generator per request, so what a request answers does not depend on its neighbours' seeds.
+Requests of one batch may differ in temperature, seed and length; see `decoder` for how they share passes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
+from sftfilter.arithmetic import fast_dtype
+from sftfilter.decoder import Decoder, Row
+from sftfilter.generate_request import Continuation, GenerateRequest, TokenScore
 from sftfilter.hidden_states import AnswerMeans, hidden_states
 from sftfilter.models import load_model
+from sftfilter.sampling import score_tokens
 from sftfilter.shared_prefix import PackedRow, padded_ids, passes, sharing
+
+__all__ = ["Continuation", "Engine", "GenerateRequest"]
 
 _VOCABULARY_ROWS = 512
 """Positions that meet the vocabulary at once; 100 MB of logits for this model."""
-
-
-@dataclass(frozen=True)
-class GenerateRequest:
-    """One continuation to write. `temperature` 0 is greedy."""
-
-    prompt_ids: list[int]
-    max_tokens: int
-    temperature: float = 0.0
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Continuation:
-    """New token ids without the stop token; `length` means that max_tokens ended it."""
-
-    ids: list[int]
-    finish_reason: Literal["stop", "length"]
 
 
 @dataclass
@@ -45,23 +31,42 @@ class Engine:
     """A causal LM ready to answer.
 
     Attributes:
-        max_batch: sequences that are written at a time; larger calls are split.
+        dtype: a torch dtype's name; `auto` is bfloat16 where the hardware multiplies it, otherwise float32.
+        max_batch: sequences that are written at a time; the next one joins as soon as another has ended.
         pass_tokens: tokens that one forward pass over given sequences holds, padding counted.
+        cache_gib: memory for keys and values of what is being written.
     """
 
     folder: str
     stop_id: int
     pad_id: int
-    dtype: str = "bfloat16"
+    dtype: str = "auto"
     device: str = "cpu"
     max_batch: int = 64
     pass_tokens: int = 4096
+    cache_gib: float = 4.0
     _model: Any = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._model = load_model(self.folder, self.dtype, self.device).eval()
-        self._model.generation_config.eos_token_id = self.stop_id
-        self._model.generation_config.pad_token_id = self.pad_id
+        dtype = fast_dtype(self.device) if self.dtype == "auto" else self.dtype
+        self._model = load_model(self.folder, dtype, self.device).eval()
+
+    @property
+    def model(self) -> Any:
+        """The transformers model."""
+        return self._model
+
+    def decoder(self, adapters: Any = None) -> Decoder:
+        """A running batch of this model, empty yet."""
+        return Decoder(
+            self._model,
+            self.stop_id,
+            self.pad_id,
+            max_rows=self.max_batch,
+            cache_gib=self.cache_gib,
+            prompt_tokens=self.pass_tokens,
+            adapters=adapters,
+        )
 
     @property
     def context_length(self) -> int:
@@ -69,34 +74,18 @@ class Engine:
         return int(self._model.config.max_position_embeddings)
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Continuation]:
-        """Continuations in the order of the requests; neighbours in length share a batch."""
-        order = sorted(range(len(requests)), key=lambda i: (requests[i].max_tokens, len(requests[i].prompt_ids)))
+        """Continuations in the order of the requests."""
+        decoder = self.decoder()
+        order = sorted(range(len(requests)), key=lambda i: (-requests[i].max_tokens, len(requests[i].prompt_ids)))
+        rows: dict[Row, int] = {decoder.add(requests[i]): i for i in order}
         answers: dict[int, Continuation] = {}
-        for start in range(0, len(order), self.max_batch):
-            part = order[start : start + self.max_batch]
-            answers.update(zip(part, self._generate_batch([requests[i] for i in part]), strict=True))
+        while decoder.busy:
+            for token in decoder.step():
+                if token.finish_reason:
+                    new = token.row.ids[len(token.row.request.prompt_ids) :]
+                    answers[rows[token.row]] = Continuation(new, token.finish_reason)
         return [answers[i] for i in range(len(requests))]
 
-    @torch.inference_mode()
-    def _generate_batch(self, batch: list[GenerateRequest]) -> list[Continuation]:
-        ids, mask = self._pad([r.prompt_ids for r in batch], left=True)
-        limits = torch.tensor([r.max_tokens for r in batch], device=self.device)
-        out = self._model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            do_sample=False,
-            max_new_tokens=int(limits.max()),
-            logits_processor=LogitsProcessorList([_GumbelNoise(batch)]),
-            stopping_criteria=StoppingCriteriaList([_OwnLimit(ids.shape[1], limits)]),
-        )
-        return [self._cut(row, r.max_tokens) for row, r in zip(out[:, ids.shape[1] :].tolist(), batch, strict=True)]
-
-    def _cut(self, row: list[int], limit: int) -> Continuation:
-        if self.stop_id in row[:limit]:
-            return Continuation(row[: row.index(self.stop_id)], "stop")
-        return Continuation(row[:limit], "length")
-
-    @torch.inference_mode()
     def token_logprobs(self, sequences: Sequence[list[int]], start: Sequence[int]) -> list[list[float]]:
         """Log-probability (nats) of each token of a sequence from position `start` on, given those before it.
 
@@ -104,13 +93,20 @@ class Engine:
             sequences: token ids.
             start: per sequence, the first position that is scored (at least 1).
         """
-        scored: dict[int, list[float]] = {}
+        return [[score.logprob for score in scores] for scores in self.token_scores(sequences, start)]
+
+    @torch.inference_mode()
+    def token_scores(
+        self, sequences: Sequence[list[int]], start: Sequence[int], top: int = 0
+    ) -> list[list[TokenScore]]:
+        """Like `token_logprobs`, with the `top` likeliest tokens at each position."""
+        scored: dict[int, list[TokenScore]] = {}
         for part in passes(sequences, self.pass_tokens, share=self._may_share):
             hidden = self._hidden(part)
             wanted = [(k, *where) for k, row in enumerate(part) for where in _scored_positions(row, sequences, start)]
             at = torch.tensor([(k, before) for k, _, _, before, _ in wanted], device=self.device)
             targets = [target for *_, target in wanted]
-            values = self._logprobs(hidden[at[:, 0], at[:, 1]], targets)
+            values = self._scores(hidden[at[:, 0], at[:, 1]], targets, top)
             found = {(k, i, p): value for (k, i, p, _, _), value in zip(wanted, values, strict=True)}
             for k, row in enumerate(part):
                 for i, _ in row.members:
@@ -152,25 +148,15 @@ class Engine:
             inputs |= {"position_ids": positions.to(self.device), "attention_mask": mask.to(self.device)}
         return hidden_states(self._model.get_decoder(), layer, **inputs)
 
-    def _logprobs(self, hidden: torch.Tensor, targets: list[int]) -> list[float]:
-        """Log-probability of each target after its hidden state [N, D]; one large product instead of many small ones."""
-        values: list[float] = []
+    def _scores(self, hidden: torch.Tensor, targets: list[int], top: int) -> list[TokenScore]:
+        """Score of each target after its hidden state [N, D]; one large product instead of many small ones."""
+        values: list[TokenScore] = []
         for first in range(0, len(targets), _VOCABULARY_ROWS):
             part = slice(first, first + _VOCABULARY_ROWS)
             logits = self._model.get_output_embeddings()(hidden[part]).float()
-            chosen = logits.gather(1, torch.tensor(targets[part], device=logits.device)[:, None])[:, 0]
-            values += (chosen - logits.logsumexp(-1)).tolist()
+            found = score_tokens(logits, targets[part], [top] * len(logits))
+            values += [score for score in found if score is not None]
         return values
-
-    def _pad(self, rows: list[list[int]], left: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        width = max(len(r) for r in rows)
-        ids = torch.full((len(rows), width), self.pad_id)
-        mask = torch.zeros_like(ids)
-        for i, row in enumerate(rows):
-            at = slice(width - len(row), width) if left else slice(0, len(row))
-            ids[i, at] = torch.tensor(row)
-            mask[i, at] = 1
-        return ids.to(self.device), mask.to(self.device)
 
 
 def _scored_positions(
@@ -182,29 +168,3 @@ def _scored_positions(
     for i, offset in row.members:
         for p in range(max(start[i], row.shared), len(sequences[i])):
             yield i, p, row.shared - 1 if p == row.shared else offset + p - row.shared - 1, sequences[i][p]
-
-
-class _GumbelNoise(LogitsProcessor):
-    """argmax(logits / T + Gumbel noise) is a sample from softmax(logits / T); T = 0 adds no noise."""
-
-    def __init__(self, batch: list[GenerateRequest]) -> None:
-        self.temperatures = [r.temperature for r in batch]
-        self.generators = [np.random.default_rng(r.seed) for r in batch]  # its ziggurat is 4 x torch's on CPU
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
-        for row, (temperature, generator) in enumerate(zip(self.temperatures, self.generators, strict=True)):
-            if temperature > 0:
-                waits = torch.from_numpy(generator.standard_exponential(scores.shape[1], dtype=np.float32))
-                scores[row] = scores[row] / temperature - waits.log_().to(scores.device)
-        return scores
-
-
-class _OwnLimit(StoppingCriteria):
-    """Ends each row at its own max_tokens, not at the longest one's."""
-
-    def __init__(self, prompt_width: int, limits: torch.Tensor) -> None:
-        self.prompt_width = prompt_width
-        self.limits = limits
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> Any:  # noqa: ARG002
-        return (input_ids.shape[1] - self.prompt_width) >= self.limits

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from sftfilter.chat_format import ChatFormat
 
-VERSION = 3
+VERSION = 4
 _RETRIES = 3
 _EMPTY_SHARE = 0.05
 """More empty answers than this, after retries, and the teacher is broken."""

@@ -14,10 +14,11 @@ from jobs.kinds.inspect import Inspect
 from jobs.kinds.job import JobSpec
 from jobs.kinds.report import Report
 from jobs.kinds.score import Score
+from jobs.kinds.serve import Serve
 from jobs.kinds.train import Train
 
 Spec = Annotated[
-    Experiment | Calibrate | Generate | Score | Decide | Inspect | Train | Report,
+    Experiment | Calibrate | Generate | Score | Decide | Inspect | Train | Report | Serve,
     Field(discriminator="kind"),
 ]
 """The closed union of job kinds."""

@@ -27,6 +27,7 @@ AREAS = {
     "scoring": ("lexicon_speed", "lexicon_memory", "decide", "scoring_models"),
     "training": ("training", "training_arms"),
     "equivalence": ("equivalence",),
+    "serving": ("serving",),
 }
 """Parts of each area: modules of this package with `rows()` that yields a `Row` as soon as it is measured."""
 

@@ -16,6 +16,7 @@ from serve.host import Endpoint, host
 from serve.settings import HostedModel, ServingSettings
 from sftfilter.chat_format import ChatFormat
 from sftfilter.models import ensure_builtin, load_tokenizer, weights_hash
+from tests.serve.tiny import TinyStudents, make_students
 
 SYSTEM = "Be brief."
 API_KEY = "a-token-for-tests"
@@ -32,6 +33,12 @@ def builtin() -> str:
 def chat_format(builtin: str) -> ChatFormat:
     """The format that every hosted model was trained with."""
     return ChatFormat(load_tokenizer(builtin), SYSTEM)
+
+
+@pytest.fixture(scope="session")
+def tiny(chat_format: ChatFormat, tmp_path_factory: pytest.TempPathFactory) -> TinyStudents:
+    """Small students with random weights."""
+    return make_students(tmp_path_factory.mktemp("students"), chat_format)
 
 
 @pytest.fixture(scope="package")
@@ -87,6 +94,6 @@ def models(builtin: str, chat_format: ChatFormat, tmp_path_factory: pytest.TempP
 @pytest.fixture(scope="module")
 def endpoint(cluster: None, builtin: str, models: list[HostedModel]) -> Iterator[Endpoint]:
     """The endpoint, with room for one model in memory, so that asking for two evicts."""
-    settings = ServingSettings(port=0, models_in_memory=1)
+    settings = ServingSettings(port=0, models_in_memory=1, dtype="float32")
     with host(models, settings, builtin, SYSTEM, API_KEY, APP) as running:
         yield running

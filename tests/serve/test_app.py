@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import httpx
 import pytest
 
-from serve.app import build_app, checked_format
+from serve.app import build_app
+from serve.deployments import checked_format
+from serve.engines.running import collect
 from serve.gateway import Gateway
-from serve.guard import MAX_BODY_BYTES, digest
+from serve.guard import MAX_BODY_BYTES, Guard, digest
 from serve.settings import HostedModel, ServingSettings
-from serve.work import Answer, Failure, Work
+from serve.work import Answer, Failure, Piece, Work, whole
 from sftfilter.chat_format import ChatFormat
 from sftfilter.errors import DataError
+from sftfilter.generate_request import TokenScore
 
 pytestmark = pytest.mark.model
 
@@ -26,22 +29,46 @@ Post = Callable[..., httpx.Response]
 
 
 class Students:
-    """Remembers the work and answers with fixed text, or fails as told."""
+    """Remembers the work and answers with fixed text, a token at a time, or fails as told."""
 
     def __init__(self, chat_format: ChatFormat) -> None:
         self.format = chat_format
         self.text = "one two three four"
         self.failure: Failure | None = None
+        self.fails_after = 0
         self.delay_s = 0.0
         self.seen: list[Work] = []
+        self.closed = 0
 
-    async def __call__(self, model_id: str, work: Work) -> list[Answer] | Failure:
+    async def whole(self, copy_id: str, work: Work) -> list[Answer] | Failure:
+        pieces = await collect(self.pieces(copy_id, work))
+        return pieces if isinstance(pieces, Failure) else whole(len(work.sequences), pieces)
+
+    async def pieces(self, copy_id: str, work: Work) -> AsyncIterator[list[Piece] | Failure]:
         self.seen.append(work)
-        await asyncio.sleep(self.delay_s)
-        if self.failure:
-            return self.failure
         ids = self.format.tokenizer(self.text).input_ids
-        return [Answer(ids, "length", [-1.0] * len(ids)) for _ in work.sequences]
+        try:
+            await asyncio.sleep(self.delay_s)
+            if work.score_prompts is not None:
+                yield [
+                    Piece(i, prompt_scores=[_score(t, work.score_prompts) for t in s.prompt_ids[1:]])
+                    for i, s in enumerate(work.sequences)
+                ]
+            for k, token in enumerate(ids):
+                if self.failure and k >= self.fails_after:
+                    yield self.failure
+                    return
+                last = "length" if k == len(ids) - 1 else None
+                yield [
+                    Piece(i, [token], [_score(token, s.logprobs)] if s.logprobs is not None else [], None, last)
+                    for i, s in enumerate(work.sequences)
+                ]
+        finally:
+            self.closed += 1
+
+
+def _score(token: int, count: int) -> TokenScore:
+    return TokenScore(-1.0, tuple((token + k, -1.0 - k) for k in range(count)))
 
 
 @pytest.fixture
@@ -54,7 +81,7 @@ def post(students: Students, chat_format: ChatFormat, builtin: str) -> Post:
     """POST to the application in process; the token is sent unless headers are given."""
     model = HostedModel(id="base", folder=builtin, model_hash="m", format_hash=chat_format.hash)
     gateway = Gateway([model], ServingSettings(max_tokens_limit=100, request_timeout_s=0.5), chat_format, students)
-    app = build_app(gateway, digest(KEY))
+    app = build_app(gateway, [digest(KEY), digest("another")])
 
     def send(path: str, body: Any, headers: Mapping[str, str] | None = None) -> httpx.Response:
         async def main() -> httpx.Response:
@@ -82,11 +109,13 @@ def chat(**fields: Any) -> dict[str, Any]:
         ({"messages": [{"role": "user"}]}, "messages.0.content"),
         ({"messages": "hello"}, "messages"),
         ({"temperature": -1}, "temperature"),
-        ({"top_p": 0.9}, "top_p"),
+        ({"top_p": 0}, "top_p"),
+        ({"top_p": 1.1}, "top_p"),
         ({"n": 0}, "n"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 101}, "max_tokens"),
-        ({"logprobs": True}, "logprobs"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"frequency_penalty": 0.5}, "frequency_penalty"),
         ({"seed": 2**63}, "seed"),
@@ -136,8 +165,14 @@ def test_an_unknown_model_is_a_404_that_lists_the_known(post: Post) -> None:
 def test_a_missing_or_wrong_token_is_a_401_even_for_a_bad_body(post: Post, header: dict[str, str]) -> None:
     assert post("/v1/chat/completions", b"{", header).status_code == 401
     assert post("/v1/models", None, header).status_code == 401
-    assert post("/openapi.json", None, header).status_code == 401
-    assert post("/health", None, header).status_code == 200
+    assert post("/metrics", None, header).status_code == 401
+    assert post("/tokenize", {"prompt": "x"}, header).status_code == 401
+    for open_to_all in ("/health", "/docs", "/openapi.json"):
+        assert post(open_to_all, None, header).status_code == 200
+
+
+def test_any_of_several_tokens_will_do(post: Post) -> None:
+    assert post("/v1/models", None, {"Authorization": "bearer another"}).status_code == 200
 
 
 def test_a_body_over_the_limit_is_a_413(post: Post) -> None:
@@ -195,15 +230,183 @@ def test_harmless_fields_and_parts_of_text_are_accepted(
     assert students.seen[0].sequences[0].prompt_ids == sent
 
 
-def test_a_stream_carries_the_whole_answer(post: Post) -> None:
-    body = chat(stream=True, stream_options={"include_usage": True})
-    lines = [line for line in post("/v1/chat/completions", body).text.split("\n") if line]
-    chunks = [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+def events(reply: httpx.Response) -> list[dict[str, Any]]:
+    lines = [line for line in reply.text.split("\n") if line]
     assert lines[-1] == "data: [DONE]"
+    return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+
+
+def test_a_chat_is_streamed_as_its_tokens_come(post: Post) -> None:
+    body = chat(stream=True, stream_options={"include_usage": True}, logprobs=True, top_logprobs=2, n=2)
+    chunks = events(post("/v1/chat/completions", body))
     assert {c["object"] for c in chunks} == {"chat.completion.chunk"}
-    assert chunks[0]["choices"][0]["delta"]["content"] == "one two three four"
-    assert chunks[1]["choices"][0]["finish_reason"] == "length"
-    assert chunks[2]["usage"]["completion_tokens"] == 4
+    assert {c["system_fingerprint"] for c in chunks} == {"m"} and len({c["id"] for c in chunks}) == 1
+    assert chunks[-1]["choices"] == [] and chunks[-1]["usage"]["completion_tokens"] == 8
+    for index in range(2):
+        own = [c["choices"][0] for c in chunks[:-1] if c["choices"][0]["index"] == index]
+        assert own[0]["delta"]["role"] == "assistant" and "role" not in own[1]["delta"]
+        assert [c["delta"].get("content") for c in own] == ["one", " two", " three", " four"]
+        assert [c["finish_reason"] for c in own] == [None, None, None, "length"]
+        entries = [entry for c in own for entry in c["logprobs"]["content"]]
+        assert "".join(entry["token"] for entry in entries) == "one two three four"
+        assert all(bytes(e["bytes"]).decode() == e["token"] and len(e["top_logprobs"]) == 2 for e in entries)
+
+
+def test_a_stream_ends_at_its_stop_string_and_ends_the_work(post: Post, students: Students) -> None:
+    chunks = events(post("/v1/chat/completions", chat(stream=True, stop=["two t"])))
+    assert "".join(c["choices"][0]["delta"].get("content", "") for c in chunks) == "one "
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+    assert students.closed == 1
+
+
+def test_a_character_is_streamed_whole(post: Post, students: Students) -> None:
+    students.text = "naïve 日本 🙂!"
+    body = {"model": "base", "prompt": "x", "max_tokens": 50, "stream": True, "echo": True, "logprobs": 1}
+    choices = [c["choices"][0] for c in events(post("/v1/completions", body))]
+    assert "".join(c["text"] for c in choices) == "x" + students.text
+    assert not any("\ufffd" in c["text"] for c in choices)
+    tokens = [token for c in choices for token in c["logprobs"]["tokens"]]
+    assert len(tokens) == 1 + len(students.format.tokenizer(students.text).input_ids)
+    assert choices[0]["logprobs"]["token_logprobs"] == [None]
+    assert any(token.startswith("bytes:\\x") for token in tokens)
+
+
+def test_what_fails_before_the_first_token_is_an_ordinary_error_and_later_an_event(
+    post: Post, students: Students
+) -> None:
+    students.failure = Failure(503, "gone", "unavailable", retry_after_s=1)
+    reply = post("/v1/chat/completions", chat(stream=True))
+    assert (reply.status_code, reply.headers["Retry-After"]) == (503, "1")
+    students.fails_after = 2
+    lines = [line for line in post("/v1/chat/completions", chat(stream=True)).text.split("\n") if line]
+    assert json.loads(lines[-1].removeprefix("data: "))["error"]["message"] == "gone"
+
+
+def test_chat_logprobs(post: Post) -> None:
+    choice = post("/v1/chat/completions", chat(logprobs=True, top_logprobs=3)).json()["choices"][0]
+    entries = choice["logprobs"]["content"]
+    assert [entry["token"] for entry in entries] == ["one", " two", " three", " four"]
+    assert all(len(entry["top_logprobs"]) == 3 and entry["logprob"] == -1.0 for entry in entries)
+    assert post("/v1/chat/completions", chat()).json()["choices"][0]["logprobs"] is None
+
+
+def test_echoed_prompts_are_scored_with_alternatives(post: Post) -> None:
+    body = {"model": "base", "prompt": "one two", "echo": True, "logprobs": 2, "max_tokens": 4}
+    choice = post("/v1/completions", body).json()["choices"][0]
+    scored = choice["logprobs"]
+    assert choice["text"] == "one twoone two three four" and "".join(scored["tokens"]) == choice["text"]
+    assert scored["token_logprobs"] == [None, *[-1.0] * 5]
+    assert scored["top_logprobs"][0] is None and scored["top_logprobs"][1][" two"] == -1.0
+    assert scored["text_offset"] == [0, 3, 7, 10, 14, 20]
+
+
+def test_without_a_seed_no_two_requests_draw_alike(post: Post, students: Students) -> None:
+    for seed in (None, None, 5, 5):
+        post("/v1/chat/completions", chat(seed=seed))
+    first, second, third, fourth = (work.sequences[0].seed for work in students.seen)
+    assert first != second and third == fourth == 5
+
+
+def test_tokens_there_and_back(post: Post, chat_format: ChatFormat) -> None:
+    found = post("/tokenize", {"model": "base", "prompt": "One, two"}).json()
+    assert found["tokens"] == chat_format.tokenizer("One, two").input_ids and found["count"] == len(found["tokens"])
+    assert post("/detokenize", {"tokens": found["tokens"]}).json() == {"prompt": "One, two"}
+    rendered = post("/v1/tokenize", {"messages": HELLO}).json()["tokens"]
+    assert rendered == chat_format.prompt_ids([{"role": "user", "content": "hello"}])
+    info = post("/tokenizer_info", None).json()
+    assert info["chat_template"] == chat_format.tokenizer.chat_template and info["eos_token"]
+    for wrong in ({}, {"prompt": "x", "messages": HELLO}, {"prompt": "x", "model": "other"}, {"prompt": 1}):
+        assert post("/tokenize", wrong).status_code in (400, 404)
+    assert post("/detokenize", {"tokens": [10**9]}).status_code == 400
+
+
+def test_one_model_can_be_looked_up(post: Post) -> None:
+    assert post("/v1/models/base", None).json()["model_hash"] == "m"
+    assert post("/v1/models/other", None).status_code == 404
+
+
+def test_metrics_count_without_quoting_anybody(post: Post) -> None:
+    post("/v1/chat/completions", chat())
+    post("/v1/chat/completions", chat(model="a secret name"))
+    post("/v1/a-secret-path", None)
+    page = post("/metrics", None).text
+    assert 'sftfilter_requests_total{route="/v1/chat/completions",status="200"} 1.0' in page
+    assert 'sftfilter_requests_total{route="/v1/chat/completions",status="404"} 1.0' in page
+    assert 'sftfilter_tokens_total{kind="completion",model="base"} 4.0' in page
+    assert "secret" not in page
+
+
+def test_the_pages_need_no_network(post: Post) -> None:
+    page = post("/docs", None).text
+    assert "/v1/chat/completions" in page and "top_logprobs" in page
+    assert "http://" not in page and "https://" not in page and "<script" not in page
+    paths = post("/openapi.json", None).json()["paths"]
+    assert {"/v1/chat/completions", "/v1/completions", "/tokenize", "/metrics", "/health"} <= set(paths)
+
+
+def test_prompts_are_never_logged(post: Post, students: Students, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    students.failure = Failure(500, "broken", "model_broken")
+    secret = [{"role": "user", "content": "a very private matter"}]
+    post("/v1/chat/completions", chat(messages=secret))
+    students.format = None  # pyright: ignore[reportAttributeAccessIssue]
+    assert post("/v1/chat/completions", chat(messages=secret)).status_code == 500
+    assert "private" not in caplog.text and "request failed with" in caplog.text
+
+
+def through_guard(messages: list[dict[str, Any]], **options: Any) -> list[int]:
+    """Statuses that the guard alone gives to requests whose body arrives like this; its application says 200."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def main() -> list[int]:
+        guard, statuses = Guard(app, **options), []
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+
+        for _ in range(1):
+            left = list(messages)
+
+            async def receive(left: list[dict[str, Any]] = left) -> dict[str, Any]:
+                if not left:
+                    await asyncio.sleep(10)
+                return left.pop(0)
+
+            scope = {"type": "http", "path": "/v1/models", "root_path": "", "headers": []}
+            await guard(scope, receive, send)
+        return statuses
+
+    return asyncio.run(main())
+
+
+def test_a_client_that_sends_too_slowly_is_answered_408() -> None:
+    part = {"type": "http.request", "body": b"{", "more_body": True}
+    assert through_guard([part], body_timeout_s=0.05) == [408]
+
+
+def test_a_client_that_leaves_while_it_sends_is_not_answered() -> None:
+    part = {"type": "http.request", "body": b"{", "more_body": True}
+    assert through_guard([part, {"type": "http.disconnect"}]) == []
+
+
+def test_each_token_has_a_rate(students: Students, chat_format: ChatFormat, builtin: str) -> None:
+    model = HostedModel(id="base", folder=builtin, model_hash="m", format_hash=chat_format.hash)
+    gateway = Gateway([model], ServingSettings(requests_per_minute=3), chat_format, students)
+    app = build_app(gateway, [digest("one"), digest("two")])
+
+    async def main() -> list[httpx.Response]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+            keys = ["one"] * 5 + ["two"]
+            return [await client.get("/v1/models", headers={"Authorization": f"Bearer {key}"}) for key in keys]
+
+    replies = asyncio.run(main())
+    assert [reply.status_code for reply in replies] == [200, 200, 200, 429, 429, 200]
+    assert 15 <= int(replies[3].headers["Retry-After"]) <= 20
+    assert replies[3].json()["error"]["type"] == "rate_limit_error"
 
 
 def test_a_model_of_another_format_is_refused_with_both_hashes(builtin: str, chat_format: ChatFormat) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,26 @@ def test_chat_answers_and_says_which_checkpoint_and_how_many_tokens(
 def test_streaming_gives_the_same_answer(client: openai.OpenAI) -> None:
     whole = ask(client).choices[0].message.content
     pieces = [chunk.choices[0].delta.content or "" for chunk in ask(client, stream=True)]
-    assert "".join(pieces) == whole
+    assert "".join(pieces) == whole and len(pieces) > 3
+
+
+def running() -> int:
+    return handle_of_students().statistics.remote().result().running
+
+
+def test_tokens_are_streamed_while_others_are_written_and_leaving_ends_the_work(client: openai.OpenAI) -> None:
+    before = handle_of_students().statistics.remote().result()
+    with ask(
+        client, stream=True, max_tokens=1000, messages=[{"role": "user", "content": "Tell a long story."}]
+    ) as stream:
+        assert next(stream).choices[0].delta.role == "assistant"
+        assert running() == 1
+    deadline = time.monotonic() + 20
+    while running():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    after = handle_of_students().statistics.remote().result()
+    assert 0 < after.tokens - before.tokens < 300
 
 
 def test_the_same_seed_gives_the_same_answer_and_another_seed_another(client: openai.OpenAI) -> None:
@@ -85,7 +105,7 @@ def test_echoed_logprobs_are_those_of_a_plain_forward(
     texts = ["The capital of France is Paris.", "Water boils at one hundred degrees Celsius at sea level."]
     prompts = [chat_format.tokenizer(text).input_ids for text in texts]
     reply = client.completions.create(model="base", prompt=prompts, max_tokens=0, echo=True, logprobs=0)
-    model = load_model(builtin).eval()
+    model = load_model(builtin, "float32").eval()
     for choice, ids, text in zip(reply.choices, prompts, texts, strict=True):
         assert choice.text == text and choice.logprobs and choice.logprobs.token_logprobs
         with torch.inference_mode():
@@ -93,7 +113,7 @@ def test_echoed_logprobs_are_those_of_a_plain_forward(
         expected = logits.log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
         assert choice.logprobs.token_logprobs[0] is None
         served = torch.tensor(choice.logprobs.token_logprobs[1:])
-        assert torch.allclose(served, expected, atol=2e-2), (served - expected).abs().max()
+        assert torch.allclose(served, expected, atol=1e-3), (served - expected).abs().max()
         assert "".join(choice.logprobs.tokens or []) == text
         assert len(choice.logprobs.text_offset or []) == len(ids)
 
@@ -122,26 +142,23 @@ def test_sixteen_at_once_share_passes(endpoint: Endpoint) -> None:
     after = students.statistics.remote().result()
     assert all(reply.choices[0].message.content for reply in replies)
     assert after.sequences - before.sequences == 16
-    assert after.passes - before.passes <= 4
+    assert after.steps - before.steps <= 40  # alone they would take 128
+    assert after.largest_step >= 8
 
 
-def test_a_client_that_hangs_up_while_it_waits_costs_no_pass(endpoint: Endpoint) -> None:
+def test_a_client_that_hangs_up_ends_the_work(endpoint: Endpoint) -> None:
     students = handle_of_students()
     before = students.statistics.remote().result()
-
-    async def main() -> Any:
-        async with openai.AsyncOpenAI(
-            base_url=endpoint.base_url, api_key=endpoint.api_key, max_retries=0, timeout=120
-        ) as client:
-            turns: Any = [{"role": "user", "content": "Tell me a long story."}]
-            long = asyncio.create_task(client.chat.completions.create(model="base", messages=turns, max_tokens=32))
-            await asyncio.sleep(0.5)
-            with pytest.raises(openai.APITimeoutError):
-                await client.chat.completions.create(model="base", messages=turns, max_tokens=32, timeout=0.5)
-            return await long
-
-    assert asyncio.run(main()).choices[0].message.content
-    assert students.statistics.remote().result().sequences - before.sequences == 1
+    with (
+        openai.OpenAI(base_url=endpoint.base_url, api_key=endpoint.api_key, max_retries=0, timeout=2) as client,
+        pytest.raises(openai.APITimeoutError),
+    ):
+        ask(client, max_tokens=1000, messages=[{"role": "user", "content": "Tell me a long story."}])
+    deadline = time.monotonic() + 20
+    while running():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert students.statistics.remote().result().tokens - before.tokens < 500
 
 
 def test_two_models_answer_together_though_memory_holds_one(endpoint: Endpoint) -> None:
