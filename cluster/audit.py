@@ -51,7 +51,7 @@ def _line(one: dict[str, Any]) -> str:
 
 def main() -> None:
     """Exit with 1 on a known vulnerability, or with --required where nobody could be asked."""
-    parser = argparse.ArgumentParser(prog="python -m cluster.audit", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m cluster.audit", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--required", action="store_true", help="fail where no advisory service can be reached")
     required = parser.parse_args().required
     pins = [line.split("#")[0].strip() for line in CONSTRAINTS.read_text().splitlines()]

@@ -145,7 +145,7 @@ def _end(nodes: list[subprocess.Popen[bytes]]) -> None:
 
 def main() -> None:
     """Start a cluster, say how it is reached, and end it at Ctrl-C; or run a command in it."""
-    parser = argparse.ArgumentParser(prog="python -m cluster.local_nodes", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m cluster.local_nodes", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--nodes", type=int, default=2, help="the head among them")
     parser.add_argument("--cpus", type=int, default=2, help="logical CPUs of each")
     parser.add_argument("--gpus", type=int, default=0, help="logical GPUs of each")
