@@ -20,6 +20,7 @@ from jobs.spec import load_spec
 from sftfilter.errors import MachineError, SftfilterError
 from sftfilter.models import cache_dir
 from sftfilter.private import redact
+from sftfilter.stale_locks import clear_stale_locks
 
 INTERRUPTED = 130
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -53,6 +54,8 @@ def run_spec(spec: JobSpec, command: str, action: Action | None = None) -> Mappi
     about = {"kind": spec.model_dump()["kind"], "name": spec.name, "command": command, "spec_hash": spec.spec_hash}
     with watch_memory() as memory, record.whole_run(**about, submission=submission_id()):
         stages = Stages(memory=memory, record=record)
+        for line in clear_stale_locks(Path(worker_env()["TORCH_EXTENSIONS_DIR"])):
+            stages.say(line)
         results = (action or spec.run)(root, stages, command)
     stages.console.print(f"{stages.total():.0f} s in all, peak {memory.peak_gib:.2f} GiB")
     return results

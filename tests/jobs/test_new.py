@@ -66,7 +66,7 @@ def test_by_asking_at_a_terminal(folder: Path) -> None:
         ([], "no terminal to ask at"),
         (["--teacher", "teacher_doubt.jsonl"], "expected NAME=PATH"),
         (["--teacher", "T=none.jsonl"], "file not found"),
-        (["--teacher", "T=odd.jsonl"], "columns: {prompt: question"),
+        (["--teacher", "T=odd.jsonl"], "Name your columns in `columns`"),
         (["--teacher", "../T=teacher_doubt.jsonl"], "is not a name"),
         (["--teacher", "T=teacher_doubt.jsonl", "--kind", "experiment"], "at least 2"),
         (["--teacher", "T=teacher_doubt.jsonl", "--kind", "sweeep"], "score, decide, train, experiment"),

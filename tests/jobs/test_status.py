@@ -37,7 +37,7 @@ def _child(root: Path) -> subprocess.Popen[str]:
 
 def _cli(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "jobs.cli", *arguments]
-    return subprocess.run(command, cwd=cwd, env=os.environ, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=cwd, env=os.environ, capture_output=True, text=True, timeout=200, check=False)
 
 
 def test_status_and_stop_of_a_run_on_this_machine(tmp_path: Path) -> None:
