@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from sftfilter.config import Settings, stable_hash
+from sftfilter.config import Settings
 from sftfilter.schema import Message, prompt_id
 
 if TYPE_CHECKING:
@@ -189,8 +189,3 @@ class TraitSettings(Settings):
     def continuations(self) -> tuple[list[str], list[str]]:
         """Openings of answers that show the trait and of answers that do not, for log-odds; both empty: not measured."""
         return [], []
-
-    @property
-    def key(self) -> str:
-        """Hash of prompts and settings, for resuming."""
-        return stable_hash([type(self).__name__, self.grading, [e.id for e in self.episodes()]])

@@ -49,7 +49,6 @@ def inspect_task(
     journal: Journal | None = None,
     judging: Judging | None = None,
     on_row: OnRow | None = None,
-    prompts: Sequence[Mapping[str, Any]] | None = None,
 ) -> Task:
     """The Inspect task of a trait.
 
@@ -58,10 +57,9 @@ def inspect_task(
         journal: answers that were given before, and where new ones are kept; None: every answer is asked for.
         judging: asks the judge; default: one that keeps nothing.
         on_row: told of every graded answer.
-        prompts: as in `TraitSettings.episodes`.
     """
     samples = []
-    for episode in trait.episodes(prompts):
+    for episode in trait.episodes():
         about = {"group": episode.group, **episode.labels, "episode": episode.as_dict()}
         samples.append(Sample(id=episode.id, input=chat_messages(episode.opening), metadata=about))
     return Task(
