@@ -139,12 +139,12 @@ def evaluate(
 ) -> None:
     """Measure traits of a run's students, or of any model behind a URL, with Inspect.
 
-    Prints each rate with its interval as it comes in, and a table at the end. Writes RUN/eval/eval.json, results.parquet (a
-    row for each graded answer) and RUN/eval/logs, which `inspect view --log-dir` opens. No answer is asked twice: after a
+    Prints each rate with its interval as it comes in, and a table at the end. Writes RUN-eval/eval.json, results.parquet (a
+    row for each graded answer) and RUN-eval/logs, which `inspect view --log-dir` opens. No answer is asked twice: after a
     kill, or when the judge was out of reach, the same command goes on. What is missing is missing, never zero.
     """
     from jobs.eval_command import eval_spec
-    from jobs.run import run_here, run_local
+    from jobs.run import run_local
 
     with readable_errors():
         parsed = eval_spec(
@@ -159,7 +159,7 @@ def evaluate(
             overrides=overrides or [],
         )
         command = shlex.join(["sftfilter", *sys.argv[1:]])
-        (run_here if parsed.base_url else run_local)(parsed, command)
+        run_local(parsed, command)
 
 
 @app.command()

@@ -46,7 +46,7 @@ def eval_spec(
     folder = Path(run).resolve()
     data: dict[str, Any] = {
         "kind": "eval",
-        "name": folder.name,
+        "name": folder.name if base_url else f"{folder.name}-eval",
         "results": str(folder.parent),
         "run_folder": None if base_url else str(folder),
         "base_url": base_url,

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jobs.console import Stages
 from jobs.eval_outcome import outcome_of, rates_table, write_eval
 from jobs.evaluating import FOLLOWING
@@ -46,12 +48,12 @@ class Target:
 
 
 def run_eval(spec: Eval, root: Path, stages: Stages, command: str) -> Mapping[str, Any]:
-    """Ask, grade, write `root/<name>/eval/`; answers eval.json.
+    """Ask, grade, write `root/<name>/`; answers eval.json.
 
     Raises:
         EvalError: answers or grades are missing since an endpoint or a judge was out of reach; the rest is written.
     """
-    store, folder = Store(root / "artifacts"), root / spec.name / "eval"
+    store, folder = Store(root / "artifacts"), root / spec.name
     run = read_run(Path(spec.run_folder)) if spec.run_folder else None
     traits = all_traits(spec)
     with stages.stage("judges", "the labelled answers that come with each trait") if spec.calibrate else _nothing():
@@ -172,9 +174,10 @@ def _measure(
         )
     asked = len(episodes) * trait.samples
     answered = len({(r["prompt_id"], r["sample"]) for r in rows})
-    stages.say(
-        f"{target.subject.model} on {name}: {live_rate(seen) or 'nothing graded'}, {answered} of {asked} conversations"
-    )
+    rate = rate_of(seen)
+    stages.event("rate", model=target.subject.model, trait=name, group=trait.primary, **rate.as_dict())
+    told = f"{live_rate(seen) or 'nothing graded'}, {answered} of {asked} conversations"
+    stages.say(f"{target.subject.model} on {name}: {told}")
     return replace(done, rows=rows)
 
 
@@ -191,14 +194,16 @@ def quality_words(found: Quality) -> str:
     return f"graded by {found.judge}: {', '.join(shares)} on {found.rows} labelled answers{lost}"
 
 
-def live_rate(seen: Mapping[str, Sequence[float]]) -> str:
+def rate_of(seen: Mapping[str, Sequence[float]]) -> stats.Estimate:
     """The rate so far with its interval, over prompts."""
-    if not seen:
-        return ""
-    import numpy as np
+    return stats.rate(np.array([[sum(values) / len(values)] for values in seen.values()]).reshape(-1, 1))
 
-    found = stats.rate(np.array([[sum(values) / len(values)] for values in seen.values()]))
-    assert found.estimate is not None and found.low is not None and found.high is not None
+
+def live_rate(seen: Mapping[str, Sequence[float]]) -> str:
+    """The same in words; nothing without a grade."""
+    found = rate_of(seen)
+    if found.estimate is None:
+        return ""
     return f"{found.estimate:.0%} [{found.low:.0%}-{found.high:.0%}]"
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
+from jobs.service import hosted_students
 from serve.settings import HostedModel, ServingSettings
 from sftfilter.config import did_you_mean
 from sftfilter.errors import DataError, SpecError
+from sftfilter.models import resolve
 
 
 @dataclass(frozen=True)
@@ -51,31 +51,35 @@ def model_records(models: Sequence[HostedModel], root: Path) -> list[dict[str, A
 
 
 def read_run(folder: Path) -> FinishedRun:
-    """What stands in `folder/results.json`.
+    """The models of an experiment, with the base and the teachers, or the students of a run that only trained.
 
     Raises:
-        DataError: it is not the folder of a finished run, or a student's folder is gone.
+        DataError: it is not the folder of such a run, or a student's folder is gone.
     """
-    path = folder / "results.json"
+    path = next((p for p in (folder / "results.json", folder / "train.json") if p.is_file()), None)
+    if path is None:
+        raise DataError(
+            f"{folder} has neither results.json nor train.json: name a finished run, such as runs/quickstart"
+        )
     try:
         results: Mapping[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is not there: name the folder of a finished run, such as runs/quickstart") from error
-    except ValueError as error:
-        raise DataError(f"{path}: not valid JSON: {error}") from error
-    records = results.get("models")
-    if not records:
-        raise DataError(f"{path} lists no models: run its spec again; finished stages are kept, so it takes seconds")
-    try:
-        models = [HostedModel.model_validate(r | {"folder": str(folder.parent / r["folder"])}) for r in records]
-        serving = ServingSettings.model_validate(results["spec"]["serving"])
-        prompt, tokenizer = results["spec"]["system_prompt"], str(results["base_folder"])
-    except (KeyError, TypeError, ValidationError) as error:
-        raise DataError(f"{path}: not the results of an experiment: {error}") from error
+        spec = results["spec"]
+        told = [
+            HostedModel.model_validate(r | {"folder": _found(r["folder"], folder)}) for r in results.get("models", ())
+        ]
+        serving = ServingSettings.model_validate(spec.get("serving") or {})
+        prompt, base = spec.get("system_prompt"), str(spec["base_model"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: not the results of a run that trained students: {error}") from error
+    models = told or hosted_students(folder, [])
     for model in models:
         if not Path(model.folder).is_dir():
             raise DataError(f"{path}: model '{model.id}': its folder {model.folder} is gone; run the spec again")
-    return FinishedRun(str(results["name"]), models, tokenizer, prompt, serving)
+    return FinishedRun(str(results["name"]), models, resolve(base), prompt, serving)
+
+
+def _found(folder: str, run: Path) -> str:
+    return str(run.parent / folder)  # a whole path stays as it is
 
 
 def _told(folder: str, root: Path) -> str:

@@ -145,7 +145,6 @@ def assemble(
         "peak_rss_gib": round(stages.memory.peak_gib, 2),
         "spec_hash": spec.spec_hash,
         "base_hash": made.base.hash,
-        "base_folder": made.base.folder,
         "format_hash": made.base.chat.hash,
         "spec": spec.model_dump(mode="json"),
         "versions": {p: importlib.metadata.version(p) for p in _PACKAGES} | {"cores": os.cpu_count()},

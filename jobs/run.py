@@ -102,18 +102,6 @@ def run_local(spec: JobSpec, command: str, action: Action | None = None) -> Mapp
         return run_spec(spec, command, action)
 
 
-def run_here(spec: JobSpec, command: str) -> Mapping[str, Any]:
-    """Run a job that needs no Ray in this process."""
-    from jobs.console import Stages
-    from sftfilter.memory import watch_memory
-
-    with watch_memory() as memory:
-        stages = Stages(memory=memory)
-        results = spec.run(results_root(spec), stages, command)
-    stages.console.print(f"{stages.total():.0f} s in all, peak {memory.peak_gib:.2f} GiB")
-    return results
-
-
 def _quiet_libraries() -> None:
     import logging
 

@@ -50,6 +50,11 @@ class Eval(JobSpec):
         self.endpoints()
         return self
 
+    @property
+    def needs_ray(self) -> bool:
+        """Only where students are hosted."""
+        return self.base_url is None
+
     def endpoints(self) -> Sequence[Endpoint]:
         """The endpoint once for each model; none where students are hosted."""
         if self.base_url is None:

@@ -69,7 +69,7 @@ def test_an_unreachable_judge_leaves_samples_missing_and_the_next_run_asks_only_
             _run(spec)
         asked = len(server.requests)
         assert asked == 100, "40 scenarios and 10 controls, two answers each"
-        kept = json.loads((tmp_path / "mine" / "eval" / "eval.json").read_text())
+        kept = json.loads((tmp_path / "mine" / "eval.json").read_text())
         found = kept["models"][0]["traits"]["negative_emotion"]["rejected"]
         assert (found["estimate"], found["n"], found["ungraded"]) == (None, 0, 40)
 
@@ -81,7 +81,7 @@ def test_an_unreachable_judge_leaves_samples_missing_and_the_next_run_asks_only_
         assert found["measures"]["score"]["estimate"] > 1
         assert outcome["judges"] == {"negative_emotion": f"judge at {judge.url}"}
 
-    rows = pq.read_table(tmp_path / "mine" / "eval" / "results.parquet").to_pylist()
+    rows = pq.read_table(tmp_path / "mine" / "results.parquet").to_pylist()
     assert {row["turn"] for row in rows} == {1} and {row["model_hash"] for row in rows} == {"fp-1"}
     assert {row["judge"]["stand_in"] for row in rows} == {False}
     shown = next(row for row in rows if row["grade"] == 1)
@@ -147,7 +147,7 @@ def test_models_are_compared_on_the_same_prompts_and_failures_are_counted(tmp_pa
         spec = eval_spec(str(tmp_path / "x"), ["date_confusion"], models, base_url=server.url, overrides=settings)
         with pytest.raises(EvalError, match="3 conversations have no answer"):
             _run(spec)
-    kept = json.loads((tmp_path / "x" / "eval" / "eval.json").read_text())
+    kept = json.loads((tmp_path / "x" / "eval.json").read_text())
     against = {d["model"]: d for d in kept["differences"]["date_confusion"]}
     assert (
         against["clean"]["estimate"] == -1.0 and against["clean"]["p_holm"] < 0.01 and against["clean"]["prompts"] == 12
@@ -165,7 +165,7 @@ def test_what_is_wrong_with_the_command_is_said() -> None:
         eval_spec("runs/x", [], [], base_url="http://127.0.0.1:1/v1")
     with pytest.raises(SpecError, match="--judge-model"):
         eval_spec("runs/x", ["blackmail"], [], judge=("http://127.0.0.1:1/v1", None, None))
-    with pytest.raises(DataError, match="name the folder of a finished run"):
+    with pytest.raises(DataError, match="name a finished run"):
         _run(eval_spec("/nowhere/runs/x", [], []))
 
 
@@ -177,14 +177,16 @@ def test_a_run_that_cannot_be_hosted_says_why(tmp_path: Path) -> None:
         (run / "results.json").write_text(json.dumps(results))
         return read_run(run)
 
-    with pytest.raises(DataError, match="lists no models: run its spec again"):
-        read(name="run")
+    with pytest.raises(DataError, match=r"neither results.json nor train.json: name a finished run"):
+        read_run(run)
     model = {"id": "all-T-seed0", "folder": "artifacts/student-1", "model_hash": "h", "format_hash": "f"}
-    spec = {"serving": {"port": 0}, "system_prompt": None}
+    spec = {"serving": {"port": 0}, "system_prompt": None, "base_model": str(tmp_path)}
+    with pytest.raises(DataError, match="not the results of a run that trained students"):
+        read(name="run", models=[model])
     with pytest.raises(DataError, match=r"model 'all-T-seed0': its folder .*student-1 is gone"):
-        read(name="run", models=[model], spec=spec, base_folder="/b")
+        read(name="run", models=[model], spec=spec)
     (tmp_path / "artifacts" / "student-1").mkdir(parents=True)
-    found = read(name="run", models=[model], spec=spec, base_folder="/b")
+    found = read(name="run", models=[model], spec=spec)
     assert [m.folder for m in found.chosen([])] == [str(tmp_path / "artifacts" / "student-1")]
     with pytest.raises(SpecError, match="no model 'all-T', did you mean 'all-T-seed0'"):
         found.chosen(["all-T"])

@@ -31,7 +31,7 @@ def test_a_finished_run_through_inspect_and_through_the_pipeline(local_ray: None
     serving = {"port": 0, "dtype": "float32"}
     run = tmp_path / "runs" / "small"
     run.mkdir(parents=True)
-    record: dict[str, Any] = {"name": "small", "models": model_records([model], run.parent), "base_folder": base.folder}
+    record: dict[str, Any] = {"name": "small", "models": model_records([model], run.parent)}
     (run / "results.json").write_text(json.dumps(record | {"spec": {"serving": serving, "system_prompt": "Be brief."}}))
     assert read_run(run).chosen(["base"])[0] == model
 
