@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jobs.curves import is_step
 from jobs.service import hosted_students
 from serve.settings import HostedModel, ServingSettings
 from sftfilter.config import did_you_mean
@@ -30,7 +31,7 @@ class FinishedRun:
     serving: ServingSettings
 
     def chosen(self, ids: Sequence[str]) -> list[HostedModel]:
-        """The models with these ids, or all of them.
+        """The models with these ids, or all of them but checkpoints in between.
 
         Raises:
             SpecError: an id that the run has not.
@@ -42,7 +43,7 @@ class FinishedRun:
                     f"run '{self.name}' has no model '{identity}'{did_you_mean(identity, known)}; there are: "
                     f"{', '.join(known)}"
                 )
-        return [known[identity] for identity in dict.fromkeys(ids)] if ids else list(self.models)
+        return [known[identity] for identity in dict.fromkeys(ids)] if ids else [m for m in self.models if not is_step(m.id)]
 
 
 def model_records(models: Sequence[HostedModel], root: Path) -> list[dict[str, Any]]:
