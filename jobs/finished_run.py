@@ -43,7 +43,11 @@ class FinishedRun:
                     f"run '{self.name}' has no model '{identity}'{did_you_mean(identity, known)}; there are: "
                     f"{', '.join(known)}"
                 )
-        return [known[identity] for identity in dict.fromkeys(ids)] if ids else [m for m in self.models if not is_step(m.id)]
+        return (
+            [known[identity] for identity in dict.fromkeys(ids)]
+            if ids
+            else [m for m in self.models if not is_step(m.id)]
+        )
 
 
 def model_records(models: Sequence[HostedModel], root: Path) -> list[dict[str, Any]]:
