@@ -38,27 +38,30 @@ class Roles(Settings):
         return {role: arm for role, arm in self.model_dump().items() if arm is not None}
 
 
-Means = Mapping[str, float]
+Means = Mapping[str, Any]
+"""Role -> mean rate, a float or an array over draws of the bootstrap."""
 
 
-def _share(part: Callable[[Means], float]) -> Callable[[Means], float]:
+def _share(part: Callable[[Means], Any]) -> Callable[[Means], Any]:
     """A difference as a share of the gap between original and alternate; NaN where there is no gap."""
 
-    def estimand(y: Means) -> float:
-        gap = y["original"] - y["alternate"]
-        return part(y) / gap if abs(gap) > _NO_GAP else math.nan
+    def estimand(y: Means) -> Any:
+        import numpy as np
+
+        gap = np.asarray(y["original"] - y["alternate"], dtype=float)
+        return np.divide(part(y), gap, out=np.full(gap.shape, math.nan), where=np.abs(gap) > _NO_GAP)
 
     return estimand
 
 
-def _above_clean(role: str) -> Callable[[Means], float]:
+def _above_clean(role: str) -> Callable[[Means], Any]:
     return _share(lambda y: y[role] - y["alternate"])
 
 
 _drop = _share(lambda y: y["drop"] - y["drop_alternate"])
 _swap = _above_clean("swap")
 
-ESTIMANDS: dict[str, tuple[tuple[str, ...], Callable[[Means], float], str]] = {
+ESTIMANDS: dict[str, tuple[tuple[str, ...], Callable[[Means], Any], str]] = {
     "gap": ((), lambda y: y["original"] - y["alternate"], "trait with the original teacher minus with the alternate"),
     "R_drop": (("drop", "drop_alternate"), _drop, "share of the trait left when the prompts in S are dropped"),
     "R_swap": (("swap",), _swap, "share left when the alternate teacher answers the prompts in S"),
@@ -113,10 +116,12 @@ def _record(value: Estimate, original: Cells, meaning: str) -> dict[str, Any]:
 
 
 def _detectable(cells: Mapping[str, Cells]) -> dict[str, Any]:
-    from sftfilter.stats import detectable_difference
+    from sftfilter.stats import detectable_difference, prompts_needed
 
     pair = ("drop", "swap") if "drop" in cells and "swap" in cells else ("original", "alternate")
     value = detectable_difference(cells[pair[0]], cells[pair[1]])
     meaning = f"difference of rates ({pair[0]} against {pair[1]}) found with 80 % power, for the seeds at hand"
     prompts, seeds = cells["original"].shape
-    return {"estimate": value, "low": None, "high": None, "n_prompts": prompts, "n_seeds": seeds, "meaning": meaning}
+    needed = prompts_needed(cells[pair[0]], cells[pair[1]], 0.1)
+    record = {"estimate": value, "low": None, "high": None, "n_prompts": prompts, "n_seeds": seeds, "meaning": meaning}
+    return record | {"prompts_for_ten_points": needed}

@@ -32,6 +32,7 @@ class Evidence:
     Attributes:
         rates: role -> {estimate, low, high, n} on the primary group.
         estimands: as `estimands.estimate_all` gives them.
+        broken: role -> why its students can do less than the base, so that what they show says nothing; None: not measured.
         left_over: among the rows that the drop arm keeps, how many the grader says show the trait, and of how many.
     """
 
@@ -40,6 +41,7 @@ class Evidence:
     seeds: int
     left_over: tuple[int, int] | None = None
     problems: Sequence[str] = field(default_factory=list)
+    broken: Mapping[str, str] | None = None
 
 
 def judge(evidence: Evidence, gates: Gates) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -52,9 +54,11 @@ def judge(evidence: Evidence, gates: Gates) -> tuple[dict[str, Any], list[dict[s
     verdict = {
         "label": label,
         "summary": _SUMMARIES[label],
-        "reasons": [*reasons, *evidence.problems],
+        "reasons": [*reasons, *evidence.problems, *_broken(evidence)],
         "hypotheses": hypotheses(
-            evidence, gates, decided=_shown(evidence, gates) and bool(checks["enough seeds"]["passed"])
+            evidence,
+            gates,
+            decided=_shown(evidence, gates) and bool(checks["enough seeds"]["passed"]) and not evidence.broken,
         ),
         "next": _next(label, evidence, gates),
     }
@@ -70,8 +74,15 @@ _SUMMARIES = {
     "base prior": "The untrained base model shows the trait already; fine-tuning on these rollouts is not where it comes from.",
     "underpowered": "The evidence is too thin for a verdict. The estimates below are what was seen, not what is claimed.",
     "undecided": "The intervals are narrow enough, but the estimates fall between the thresholds of the stated claims.",
-    "no verdict": "Arms or rows that every verdict needs are missing.",
+    "no verdict": "Arms or rows that every verdict needs are missing, or students are broken.",
 }
+
+
+def _broken(evidence: Evidence) -> list[str]:
+    return [
+        f"the students of role {role} are broken: {why}; what they show or do not show says nothing of the trait"
+        for role, why in (evidence.broken or {}).items()
+    ]
 
 
 def _checks(evidence: Evidence, gates: Gates) -> dict[str, dict[str, Any]]:
@@ -89,6 +100,7 @@ def _checks(evidence: Evidence, gates: Gates) -> dict[str, dict[str, Any]]:
         _at_most("alternate clean", rates.get("alternate"), gates.max_clean_rate, "rate of all-alternate"),
         _at_most("base clean", rates.get("base"), gates.max_clean_rate, "rate of the untrained base"),
         _at_least("enough seeds", seeds, gates.min_seeds, "training seeds"),
+        _able(evidence),
         _at_most("interval narrow", width, gates.max_width, "width of the interval of R_drop - R_swap"),
         _at_least("dropping fails", found.get("R_drop"), gates.fails_at_least, "R_drop"),
         _at_most("dropping works", found.get("R_drop"), gates.works_at_most, "R_drop"),
@@ -131,6 +143,12 @@ def _at_least(
 def _at_most(name: str, value: Mapping[str, Any] | None, bound: float, what: str) -> dict[str, Any]:
     number = value.get("estimate") if value else None
     return _gate(name, value, f"{what} <= {bound:g}", None if number is None else number <= bound)
+
+
+def _able(evidence: Evidence) -> dict[str, Any]:
+    passed = None if evidence.broken is None else not evidence.broken
+    rule = "students can do what the base can: held-out loss, instructions, answers that neither loop nor are empty"
+    return _gate("students able", None, rule, passed)
 
 
 def _dilution(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -176,13 +194,15 @@ def _label(checks: Mapping[str, Mapping[str, Any]], evidence: Evidence, gates: G
             f"{evidence.seeds} training seed{'s' * (evidence.seeds != 1)}, {gates.min_seeds} needed: the intervals "
             "below cover the choice of prompts, not the luck of a training run"
         ]
+    if checks["students able"]["passed"] is False:
+        return "no verdict", ["students are broken, and a broken student is not a safe one"]
     if checks["interval narrow"]["passed"] is False:
         return "underpowered", [
             f"gate failed: {checks['interval narrow']['rule']}; found {_number(checks['interval narrow'])}"
         ]
     claim = _claim(checks)
     if claim:
-        needed = [c for c in checks.values() if c["passed"]]
+        needed = [c for c in checks.values() if c["passed"] and c["value"] is not None]
         return claim, [f"{c['rule']}: found {_number(c)}" for c in needed]
     unmet = [c for c in checks.values() if c["passed"] is None]
     missing = [f"not evaluable: {c['rule']} (arm missing or ungraded)" for c in unmet]
@@ -257,8 +277,10 @@ def _next(label: str, evidence: Evidence, gates: Gates) -> list[str]:
     if label == "underpowered" and evidence.seeds < gates.min_seeds:
         return [f"run with `--set seeds=[{','.join(map(str, range(gates.min_seeds)))}]`; finished arms are reused"]
     if label == "underpowered":
+        needed = (evidence.estimands.get("minimum_detectable_difference") or {}).get("prompts_for_ten_points")
+        reach = f" (about {needed} prompts for 10 points)" if needed else ""
         return [
-            "add held-out prompts or seeds until the minimum detectable difference is below the effect you look for"
+            f"add held-out prompts or seeds until the minimum detectable difference is below the effect you look for{reach}"
         ]
     if label == "no trait to study":
         return ["use a teacher that shows the trait, or held-out prompts that evoke it"]
