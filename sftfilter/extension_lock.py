@@ -6,7 +6,6 @@ nobody builds any more.
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
@@ -39,7 +38,7 @@ def _held(lock: Path) -> bool:
     """Whether a process of this machine has it open, as torch does while it builds."""
     for entry in Path("/proc").glob("[0-9]*/fd/*"):
         try:
-            if os.path.samefile(entry, lock):
+            if entry.samefile(lock):
                 return True
         except OSError:  # the process ended, or is not ours to look at
             continue
