@@ -26,6 +26,7 @@ from sftfilter.chat_format import ChatFormat
 from sftfilter.checkpoint import save_student
 from sftfilter.config import stable_hash
 from sftfilter.errors import DataError, SftfilterError, TrainingError
+from sftfilter.extension_lock import await_builds
 from sftfilter.models import load_tokenizer
 from sftfilter.packed import Row
 from sftfilter.step_exports import StepExports
@@ -62,6 +63,8 @@ def _train_arms(config: Mapping[str, Any], work: Path) -> None:
     torch.set_num_threads(max(1, int(execution.cpus_per_worker)))
     # DeepSpeed compiles (or looks up) its CPU communication with ninja, which lies beside our interpreter.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    if "TORCH_EXTENSIONS_DIR" in os.environ:
+        await_builds(Path(os.environ["TORCH_EXTENSIONS_DIR"]))
     store = Store(config["store"])
     chat = ChatFormat(load_tokenizer(config["base"]), config["system_prompt"])
     if chat.hash != config["format_hash"]:

@@ -1,0 +1,33 @@
+"""A process that was killed while it built DeepSpeed's extension does not hang the next training."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from sftfilter.extension_lock import await_builds
+
+HOLD = "import sys, time; from torch.utils.file_baton import FileBaton\nFileBaton(sys.argv[1]).try_acquire(); print('held', flush=True); time.sleep(60)"
+
+
+def test_a_killed_builders_lock_is_broken_and_a_living_ones_is_waited_for(tmp_path: Path) -> None:
+    lock = tmp_path / "deepspeed_shm_comm" / "lock"
+    lock.parent.mkdir()
+    assert await_builds(tmp_path) == []
+    builder = subprocess.Popen([sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE, text=True)
+    assert builder.stdout is not None
+    assert builder.stdout.readline() == "held\n"
+    broken: list[Path] = []
+    waiting = threading.Thread(target=lambda: broken.extend(await_builds(tmp_path, 0.1)), daemon=True)
+    waiting.start()
+    time.sleep(1)
+    assert lock.exists()
+    assert waiting.is_alive(), "a living builder is waited for"
+    builder.kill()
+    builder.wait()
+    waiting.join(20)
+    assert broken == [lock]
+    assert not lock.exists()
