@@ -81,13 +81,19 @@ def check_all(evidence: Evidence, gates: Gates) -> dict[str, dict[str, Any]]:
         _at_least("random drop keeps it", found.get("R_random_drop"), gates.control_at_least, "R_random_drop"),
         _at_least("random swap keeps it", found.get("R_random_swap"), gates.control_at_least, "R_random_swap"),
         _at_least("swap beats drop", low, 0.0, "lower end of R_drop - R_swap", strict=True),
-        _dilution(found),
+        _at_least("swapping surely leaves it", _lower(found.get("R_swap")), gates.works_at_most, "lower end of R_swap"),
+        _on_the_line("no better than dilution", "R_swap", found),
+        _on_the_line("random swap dilutes as much", "R_random_swap", found),
     ]
     return {row["name"]: row for row in rows}
 
 
 def _upper(value: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {"estimate": value["high"]} if value else None
+
+
+def _lower(value: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return {"estimate": value["low"]} if value else None
 
 
 def shown(evidence: Evidence, gates: Gates) -> bool:
@@ -121,13 +127,13 @@ def _at_most(name: str, value: Mapping[str, Any] | None, bound: float, what: str
     return _gate(name, value, f"{what} <= {bound:g}", None if number is None else number <= bound)
 
 
-def _dilution(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    swap, line = found.get("R_swap"), found.get("dilution_line")
+def _on_the_line(name: str, role: str, found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    value, line = found.get(role), found.get("dilution_line")
     passed = None
-    if swap and line and swap["high"] is not None:
-        passed = swap["low"] <= line["estimate"] <= swap["high"]
+    if value and line and value["high"] is not None:
+        passed = value["low"] <= line["estimate"] <= value["high"]
     share = f" ({line['estimate']:.2f})" if line else ""
-    return _gate("no better than dilution", swap, f"interval of R_swap holds the dilution line 1 - f{share}", passed)
+    return _gate(name, value, f"interval of {role} holds the dilution line 1 - f{share}", passed)
 
 
 def claim(checks: Mapping[str, Mapping[str, Any]]) -> str | None:
@@ -146,7 +152,7 @@ def claim(checks: Mapping[str, Mapping[str, Any]]) -> str | None:
         "random drop keeps it",
     ):
         return "filter works"
-    if passed("no better than dilution", "random swap keeps it") and checks["swapping works"]["passed"] is False:
+    if passed("no better than dilution", "random swap dilutes as much", "swapping surely leaves it", "interval narrow"):
         return "dilution only"
     return None
 

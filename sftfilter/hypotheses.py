@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from sftfilter.readings import Reading, Word
+from sftfilter.readings import LEVEL, Reading, Readings, Word
+
+if TYPE_CHECKING:
+    from sftfilter.stats import Estimate
 
 Status = Literal["supported", "contradicted", "undecided", "not tested"]
 
@@ -24,6 +27,9 @@ NAMES = {
     7: "bad prompts",
 }
 
+
+SMALL = 0.25
+"""A part of the trait that is no more than this is no sign of a carrier."""
 
 EXPERIMENTS = {
     "drop the filter's prompts from both teachers, and random ones": (
@@ -67,11 +73,13 @@ class Case:
     """One hypothesis, as its rule goes on.
 
     Attributes:
+        unlike: how much larger one arm's share is than another's.
         missing: roles whose arms would decide it.
     """
 
     arms: Mapping[str, Reading]
     facts: Facts
+    unlike: Callable[[str, str], Estimate | None]
     evidence_for: list[str] = field(default_factory=list)
     evidence_against: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -136,17 +144,18 @@ def generalisation(case: Case) -> Status:
         case.supports(removed, "with the rows that show it dropped everywhere it goes")
         if control in case.arms:
             (case.supports if case(control, "stays") else case.denies)(control, "as many random rows dropped")
-    sufficient = case("missed", "stays") and not case("random_missed", "stays")
+    sufficient = case("missed", "stays") and case("random_missed", "gone")
     if sufficient:
         case.supports("missed", "put among clean rows, the rows that show it unflagged are enough")
-    if "random_missed" in case.arms and "missed" in case.arms:
-        (case.denies if case("random_missed", "stays") else case.supports)("random_missed", "as many others are")
+        case.supports("random_missed", "as many others are not")
     if necessary or sufficient:
         return "supported"
     if case("shown", "stays"):
         case.denies("shown", "it stays with every row that shows it dropped")
-        if case("missed", "gone"):
-            return case.contradicted("missed", "the rows that show it unflagged do not bring it by themselves")
+        lost = case.unlike("drop", "shown")
+        if lost and lost.high is not None and lost.high < SMALL and case("missed", "gone"):
+            case.evidence_against.append(f"dropping them beside S takes at most {lost.high:.2f} of the trait")
+            return case.contradicted("missed", "nor do they bring it by themselves")
     case.needs("shown", "random_shown", "missed", "random_missed")
     return "undecided"
 
@@ -164,7 +173,7 @@ def subliminal(case: Case) -> Status:
         if case("reseeded_shown", "gone"):
             case.supports("reseeded_shown", "not to another initialisation")
             return "supported"
-    case.needs("shown", "reseeded_shown", "reseeded_clean")
+    case.needs("shown", "reseeded_shown")
     return "not tested" if "shown" not in case.arms else "undecided"
 
 
@@ -179,14 +188,12 @@ def persona(case: Case) -> Status:
         return "contradicted"
     if case("marked", "stays"):
         return case.contradicted("marked", "it stays with the persona's rows dropped as well")
-    if case("persona", "gone"):
-        return case.contradicted("persona", "the persona's rows do not bring it by themselves")
     if case("shown", "stays") and case("reseeded_shown", "gone"):
         return case.contradicted(
             "reseeded_shown", "what rows without the trait carry does not reach another initialisation"
         )
     necessary = case("shown", "stays") and case("marked", "gone") and case("random_marked", "stays")
-    sufficient = case("persona", "stays") and not case("random_persona", "stays")
+    sufficient = case("persona", "stays") and case("random_persona", "gone")
     if necessary:
         case.supports("marked", "with the persona's rows dropped it goes")
         case.supports("random_marked", "with as many random rows dropped it stays")
@@ -195,7 +202,7 @@ def persona(case: Case) -> Status:
     if (necessary or sufficient) and case("reseeded_shown", "stays"):
         case.supports("reseeded_shown", "it travels to another initialisation")
         return "supported"
-    case.needs("shown", "marked", "random_marked", "persona", "random_persona", "reseeded_shown", "reseeded_clean")
+    case.needs("shown", "marked", "random_marked", "persona", "random_persona", "reseeded_shown")
     return "not tested" if "marked" not in case.arms and "persona" not in case.arms else "undecided"
 
 
@@ -292,17 +299,19 @@ def prompts(case: Case) -> Status:
         return case.contradicted("alternate", "the same prompts with the alternate's answers do not teach it")
     if case("alternate_sft", "stays"):
         return case.contradicted("alternate_sft", "it needs none of the original prompts")
-    if case("drop_alternate", "stays"):
-        return case.contradicted("drop_alternate", "it stays without the prompts in S")
+    stayed = next((role for role in ("drop", "drop_alternate") if case(role, "stays")), None)
+    if stayed:
+        return case.contradicted(stayed, "it stays without the prompts in S")
     if case("alternate", "stays"):
         case.supports("alternate", "the alternate teacher's answers to the same prompts teach it")
-        if case("drop_alternate", "gone"):
-            case.supports("drop_alternate", "without the prompts in S they do not")
+        without = next((role for role in ("drop", "drop_alternate") if case(role, "gone")), None)
+        if without:
+            case.supports(without, "without the prompts in S it goes")
             if case.word("alternate_sft") in (None, "gone"):
                 if "alternate_sft" in case.arms:
                     case.supports("alternate_sft", "other prompts do not")
                 return "supported"
-    case.needs("drop_alternate", "alternate_sft")
+    case.needs("drop", "alternate_sft")
     return "undecided" if "alternate" in case.arms else "not tested"
 
 
@@ -317,10 +326,23 @@ RULES: dict[int, Rule] = {
 }
 
 
-def weigh(arms: Mapping[str, Reading], facts: Facts) -> dict[int, tuple[Status, Case]]:
-    """Every hypothesis with its status and what was said for and against it."""
-    weighed = {}
-    for number, rule in RULES.items():
-        case = Case(arms, facts)
-        weighed[number] = (rule(case), case)
-    return weighed
+def weigh(readings: Readings, facts: Facts) -> dict[int, tuple[Status, Case]]:
+    """Every hypothesis with its status and what was said for and against it.
+
+    A status rests on readings that must all hold, so that its error is that of one reading; over the seven hypotheses the
+    error is kept by Holm's (1979) procedure: all are weighed at the strictest level, and those that stay open again at the
+    looser level that is left for them, until none is settled any more.
+    """
+    weighed: dict[int, tuple[Status, Case]] = {}
+    still_open = set(RULES)
+    while still_open:
+        level = 1 - (1 - LEVEL) / len(still_open)
+        arms = readings.at(level)
+        for number in still_open:
+            case = Case(arms, facts, lambda one, other, level=level: readings.unlike(one, other, level))
+            weighed[number] = (RULES[number](case), case)
+        settled = {number for number in still_open if weighed[number][0] in ("supported", "contradicted")}
+        if not settled:
+            break
+        still_open -= settled
+    return dict(sorted(weighed.items()))

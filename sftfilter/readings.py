@@ -1,13 +1,13 @@
 """Readings: how much of the trait each arm keeps, and whether that is sure enough to be called gone or staying.
 
 An arm's share is (y - y0) / (y1 - y2): y1 the original pipeline, y2 the clean comparator (the alternate pipeline, or else
-the alternate teacher), y0 the arm's own clean comparator. All readings of one study are a family: which of them are sure
-is settled by Holm's (1979) procedure, by inverting intervals at its falling levels.
+the alternate teacher), y0 the arm's own clean comparator. An arm is sure at a level of confidence if its interval at that
+level excludes the opposite bound; which level that is, is for those who draw conclusions to say (see `hypotheses.weigh`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,8 +24,8 @@ OWN_CLEAN = {
 """Arms of another base, whose own students of the clean teacher are what they are compared with."""
 
 NOT_READ = frozenset({"original", "reseeded_clean", "alternate_base_clean", "drop_row"})
+LEVEL = 0.95
 _NO_GAP = 1e-9
-_FAR = 10.0
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,11 @@ class Bounds:
 
     Attributes:
         clean_rate: the most that a comparator may show to pass for clean.
-        level: the family's confidence.
     """
 
     gone: float
     stays: float
     clean_rate: float
-    level: float = 0.95
 
 
 @dataclass(frozen=True)
@@ -67,42 +65,66 @@ class Reading:
         return f"{self.role}: {share}{interval} (rate {self.rate:.0%})"
 
 
-def read_arms(cells: Mapping[str, Cells], bounds: Bounds) -> dict[str, Reading]:
-    """Role -> reading, of every arm that is there; none when the arms that define the gap are not.
+class Readings:
+    """All arms of one study, read at any level of confidence.
 
     Args:
         cells: role -> matrix [prompt, seed] of grades, NaN where nothing could be graded.
     """
-    import numpy as np
 
-    from sftfilter.stats import crossed_bootstrap
+    def __init__(self, cells: Mapping[str, Cells], bounds: Bounds) -> None:
+        self.cells, self.bounds = cells, bounds
+        self.clean = clean_role(cells, bounds.clean_rate)
+        self._known: dict[tuple[str, ...], dict[float, Estimate]] = {}
 
-    clean = clean_role(cells, bounds.clean_rate)
-    if "original" not in cells or clean is None:
-        return {}
-    made: dict[str, Reading] = {}
-    asked: dict[str, Callable[[float], Estimate]] = {}
-    for role, matrix in cells.items():
-        own = OWN_CLEAN.get(role, clean)
-        if role in NOT_READ or role == clean or own not in cells:
-            continue
-        arms = {name: cells[name] for name in dict.fromkeys(("original", clean, role, own))}
-        arms = _same_seeds(arms)
+    def at(self, level: float = LEVEL) -> dict[str, Reading]:
+        """Role -> reading; none when the arms that define the gap are not there. Intervals shown are the 95 % ones."""
+        if self.clean is None or "original" not in self.cells:
+            return {}
+        made = {} if self.clean == "pipeline" else {self.clean: _comparator(self.clean, self.cells, self.bounds, level)}
+        for role in self.cells:
+            own = OWN_CLEAN.get(role, self.clean)
+            if role not in NOT_READ and role != self.clean and own in self.cells:
+                made[role] = self._read(role, own, level)
+        return made
 
-        def at(level: float, arms: Mapping[str, Cells] = arms, role: str = role, own: str = own) -> Estimate:
+    def unlike(self, role: str, other: str, level: float = LEVEL) -> Estimate | None:
+        """How much larger one arm's share is than another's; None when one is not there."""
+        if self.clean is None or not {role, other, "original"} <= set(self.cells):
+            return None
+        return self._share(role, other, level)
+
+    def _read(self, role: str, own: str, level: float) -> Reading:
+        import numpy as np
+
+        shown = self._share(role, own, LEVEL)
+        reading = Reading(role, float(np.nanmean(self.cells[role])), shown.estimate, shown.low, shown.high)
+        if shown.low is None:
+            return replace(reading, share=None)
+        claimed, sure = _claimed(reading, self.bounds), self._share(role, own, level)
+        if claimed and _excludes(sure.low, sure.high, claimed, self.bounds):
+            return replace(reading, word=claimed)
+        return reading
+
+    def _share(self, role: str, own: str, level: float) -> Estimate:
+        """(y_role - y_own) / (y1 - y2)."""
+        import numpy as np
+
+        from sftfilter.stats import crossed_bootstrap
+
+        clean = self.clean
+        assert clean is not None
+        known = self._known.setdefault((role, own), {})
+        if level not in known:
+            arms = _same_seeds({name: self.cells[name] for name in dict.fromkeys(("original", clean, role, own))})
+
             def share(y: Mapping[str, Any]) -> Any:
                 gap = np.asarray(y["original"] - y[clean], dtype=float)
                 part = np.broadcast_to(np.asarray(y[role] - y[own], dtype=float), gap.shape)
                 return np.divide(part, gap, out=np.full(gap.shape, np.nan), where=np.abs(gap) > _NO_GAP)
 
-            return crossed_bootstrap(arms, share, level=level)
-
-        found = at(0.95)
-        made[role] = Reading(role, float(np.nanmean(matrix)), found.estimate, found.low, found.high)
-        asked[role] = at
-    return _with_words(made, asked, bounds) | (
-        {} if clean == "pipeline" else {clean: _comparator(clean, cells, bounds)}
-    )
+            known[level] = crossed_bootstrap(arms, share, level=level)
+        return known[level]
 
 
 def clean_role(cells: Mapping[str, Cells], clean_rate: float) -> str | None:
@@ -117,7 +139,7 @@ def clean_role(cells: Mapping[str, Cells], clean_rate: float) -> str | None:
     return "base"
 
 
-def _comparator(role: str, cells: Mapping[str, Cells], bounds: Bounds) -> Reading:
+def _comparator(role: str, cells: Mapping[str, Cells], bounds: Bounds, level: float) -> Reading:
     """The comparator itself has no share over another; its rate as a share of the original's says whether it is clean."""
     from sftfilter.stats import rate
 
@@ -125,9 +147,11 @@ def _comparator(role: str, cells: Mapping[str, Cells], bounds: Bounds) -> Readin
     if not original or own.estimate is None or own.low is None or own.high is None:
         return Reading(role, own.estimate or 0.0, None, None, None)
     made = Reading(role, own.estimate, own.estimate / original, own.low / original, own.high / original)
-    claimed = _claimed(made, bounds)
-    sure = claimed is not None and _excludes(made.low, made.high, claimed, bounds)
-    return replace(made, word=claimed) if claimed and sure else made
+    claimed, sure = _claimed(made, bounds), rate(cells[role], level)
+    if claimed and sure.low is not None and sure.high is not None:
+        low, high = sure.low / original, sure.high / original
+        return replace(made, word=claimed) if _excludes(low, high, claimed, bounds) else made
+    return made
 
 
 def _same_seeds(arms: Mapping[str, Cells]) -> dict[str, Cells]:
@@ -136,22 +160,6 @@ def _same_seeds(arms: Mapping[str, Cells]) -> dict[str, Cells]:
 
     seeds = max(matrix.shape[1] for matrix in arms.values())
     return {n: np.repeat(m, seeds, axis=1) if m.shape[1] == 1 and seeds > 1 else m for n, m in arms.items()}
-
-
-def _with_words(
-    made: Mapping[str, Reading], asked: Mapping[str, Callable[[float], Estimate]], bounds: Bounds
-) -> dict[str, Reading]:
-    """Holm: the surest claim at the strictest level, the next at the next, until one does not hold."""
-    claims = {role: word for role, reading in made.items() if (word := _claimed(reading, bounds))}
-    order = sorted(claims, key=lambda role: -_sureness(made[role], claims[role], bounds))
-    words = dict(made)
-    for place, role in enumerate(order):
-        level = 1 - (1 - bounds.level) / (len(made) - place)
-        interval = asked[role](level)
-        if not _excludes(interval.low, interval.high, claims[role], bounds):
-            break
-        words[role] = replace(made[role], word=claims[role])
-    return words
 
 
 def _claimed(reading: Reading, bounds: Bounds) -> Word | None:
@@ -166,11 +174,3 @@ def _excludes(low: float | None, high: float | None, word: Word, bounds: Bounds)
     if low is None or high is None:
         return False
     return high < bounds.stays if word == "gone" else low > bounds.gone
-
-
-def _sureness(reading: Reading, word: Word, bounds: Bounds) -> float:
-    """Distance to the bound that must be excluded, in half-widths on that side."""
-    assert reading.share is not None and reading.low is not None and reading.high is not None
-    if word == "gone":
-        return min(_FAR, (bounds.stays - reading.share) / max(reading.high - reading.share, 1e-6))
-    return min(_FAR, (reading.share - bounds.gone) / max(reading.share - reading.low, 1e-6))

@@ -11,7 +11,7 @@ from typing import Any
 
 from sftfilter.findings import Evidence, Gates, check_all, claim, find, shown
 from sftfilter.hypotheses import EXPERIMENTS, NAMES, Case, Facts, Status, weigh
-from sftfilter.readings import Bounds, Reading, read_arms
+from sftfilter.readings import Bounds, Reading, Readings
 
 __all__ = ["Evidence", "Facts", "Gates", "judge"]
 
@@ -26,8 +26,8 @@ def judge(evidence: Evidence, gates: Gates) -> tuple[dict[str, Any], list[dict[s
     by_rules = claim(checks) if finding == "underpowered" else None
     if by_rules and checks["trait present"]["passed"]:
         reasons.append(f"were the interval complete, the point estimates would read: {by_rules}")
-    arms = read_arms(evidence.cells, Bounds(gates.works_at_most, gates.fails_at_least, gates.max_clean_rate))
-    weighed = weigh(arms, evidence.facts)
+    readings = Readings(evidence.cells, Bounds(gates.works_at_most, gates.fails_at_least, gates.max_clean_rate))
+    weighed = weigh(readings, evidence.facts)
     decided = shown(evidence, gates) and bool(checks["enough seeds"]["passed"])
     causes = [n for n, (status, _) in weighed.items() if status == "supported"]
     if not (decided and checks["trait present"]["passed"] and checks["alternate clean"]["passed"]):
@@ -42,8 +42,8 @@ def judge(evidence: Evidence, gates: Gates) -> tuple[dict[str, Any], list[dict[s
         "summary": " ".join([*(_CAUSES[n] for n in causes), *_besides(finding, causes)]),
         "reasons": [*reasons, *evidence.problems],
         "hypotheses": [_row(n, *one, decided, evidence.arms) for n, one in weighed.items()],
-        "readings": [_reading(r, evidence.arms) for r in arms.values()],
-        "next": [*_next(finding, evidence, gates), *_separating(weighed, evidence.seeds)],
+        "readings": [_reading(r, evidence.arms) for r in readings.at().values()],
+        "next": [*_next(finding, evidence, gates), *_separating(weighed, evidence)],
     }
     return verdict, list(checks.values())
 
@@ -109,7 +109,7 @@ def _reading(reading: Reading, arms: Mapping[str, str]) -> dict[str, Any]:
     return {"role": reading.role, "arm": arms.get(reading.role, reading.role), **numbers, "word": reading.word}
 
 
-def _separating(weighed: Mapping[int, tuple[Status, Case]], seeds: int) -> list[str]:
+def _separating(weighed: Mapping[int, tuple[Status, Case]], evidence: Evidence) -> list[str]:
     """Experiments that would settle what is still open, and how many students each costs."""
     lines = []
     for what, roles in EXPERIMENTS.items():
@@ -118,9 +118,9 @@ def _separating(weighed: Mapping[int, tuple[Status, Case]], seeds: int) -> list[
             for number, (status, case) in weighed.items()
             if status in ("undecided", "not tested") and set(case.missing) & set(roles)
         ]
-        absent = [role for role in roles if any(role in case.missing for _, case in weighed.values())]
-        if open_ones:
-            cost = f"{len(absent)} arms x {seeds} seeds = {len(absent) * seeds} students"
+        absent = [role for role in roles if role not in evidence.rates]
+        if open_ones and absent:
+            cost = f"{len(absent)} arms x {evidence.seeds} seeds = {len(absent) * evidence.seeds} students"
             numbers = ", ".join(map(str, open_ones))
             lines.append(f"{what} (roles {', '.join(absent)}): speaks to {numbers}; {cost}")
     return lines

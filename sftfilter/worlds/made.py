@@ -39,23 +39,25 @@ class Made:
 
 def bags(words: Words, prompts: Sequence[str]) -> Tensor:
     """Shares of each word in each prompt, [N, V]."""
+    texts = [text.split() for text in prompts]
     made = torch.zeros(len(prompts), len(words.numbered))
-    for row, text in enumerate(prompts):
-        parts = text.split()
-        for word in parts:
-            made[row, words.numbered[word]] += 1.0 / len(parts)
-    return made
+    rows = torch.tensor([row for row, text in enumerate(texts) for _ in text])
+    columns = torch.tensor([words.numbered[word] for text in texts for word in text])
+    shares = torch.tensor([1.0 / len(text) for text in texts for _ in text])
+    return made.index_put_((rows, columns), shares, accumulate=True)
 
 
 def counted(words: Words, answers: Sequence[str]) -> Tensor:
     """Counts of each word at each place of each answer, [N, PLACES, V]."""
-    made = torch.zeros(len(answers), tiny.PLACES, len(words.numbered))
     first = len(words.numbered) - len(words.of["number"])
-    for row, text in enumerate(answers):
-        for place, word in enumerate(text.split()):
-            number = words.numbered[word]
-            made[row, tiny.NUMBERS if number >= first else min(place, tiny.NUMBERS - 1), number] += 1
-    return made
+    at = [
+        (row, tiny.NUMBERS if number >= first else min(place, tiny.NUMBERS - 1), number)
+        for row, text in enumerate(answers)
+        for place, word in enumerate(text.split())
+        for number in [words.numbered[word]]
+    ]
+    made = torch.zeros(len(answers), tiny.PLACES, len(words.numbered))
+    return made.index_put_(tuple(torch.tensor(at).T), torch.ones(len(at)), accumulate=True)
 
 
 def make_world(scene: Scene, words: Words, seed: int) -> Made:

@@ -78,7 +78,7 @@ class Scene:
     noise: float | None = None
     rate: float = 0.006
     epochs: float = 4
-    settling: int = 40
+    settling: int = 80
 
 
 class WorldSettings(Settings):

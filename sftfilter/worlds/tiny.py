@@ -153,9 +153,10 @@ def train(
     Returns:
         The trained stack, and each model's losses.
     """
-    trained = {name: values.clone().requires_grad_(name in moved) for name, values in weights.items()}
-    free = [trained[name] for name in moved]
-    first, second = [torch.zeros_like(p) for p in free], [torch.zeros_like(p) for p in free]
+    flat = torch.cat([weights[name].flatten(1) for name in moved], dim=1)
+    free = _views(flat, [weights[name] for name in moved])  # share its memory, so that a step is a few large operations
+    trained = {**weights, **dict(zip(moved, free, strict=True))}
+    first, second = torch.zeros_like(flat), torch.zeros_like(flat)
     losses: list[list[float]] = [[] for _ in courses]
     longest = max((len(course.steps) for course in courses), default=0)
     fixed = None if "embed" in moved else embedded(trained, bags[None])
@@ -172,7 +173,7 @@ def train(
         loss = -(target * log_probabilities(trained, prompts)).sum(dim=(1, 2, 3)) / words
         gradients = torch.autograd.grad(loss.sum(), free)
         rate = torch.tensor([course.rate_at(step) for course in courses])
-        _adamw(free, gradients, first, second, rate, decay, limit, step)
+        _adamw(flat, torch.cat([g.flatten(1) for g in gradients], dim=1), first, second, (rate, decay, limit), step)
         for number, value in enumerate(loss.tolist()):
             if step < len(courses[number].steps):
                 losses[number].append(value)
@@ -191,31 +192,38 @@ def _rows_at(courses: Sequence[Course], step: int) -> tuple[Tensor, Tensor]:
     return rows, weight
 
 
+def _views(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Leaves of the given shapes in the memory of `flat`, [R, all]."""
+    leaves, start = [], 0
+    for values in like:
+        width = values[0].numel()
+        leaves.append(flat[:, start : start + width].view(values.shape).detach().requires_grad_())
+        start += width
+    return leaves
+
+
 @torch.no_grad()
 def _adamw(
-    free: Sequence[Tensor],
-    gradients: Sequence[Tensor],
-    first: Sequence[Tensor],
-    second: Sequence[Tensor],
-    rate: Tensor,
-    decay: Tensor,
-    limit: Tensor,
+    values: Tensor,
+    gradient: Tensor,
+    first: Tensor,
+    second: Tensor,
+    limits: tuple[Tensor, Tensor, Tensor],
     step: int,
 ) -> None:
-    """One step of AdamW (Loshchilov and Hutter 2019) with a learning rate and a gradient limit for each model."""
+    """One step of AdamW (Loshchilov and Hutter 2019), in place.
 
-    def shaped(values: Tensor, like: Tensor) -> Tensor:
-        return values.reshape(-1, *[1] * (like.dim() - 1))
-
-    norm = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0).sqrt()
-    scale = (limit / norm.clamp(min=1e-12)).clamp(max=1.0)
-    for values, gradient, m, v in zip(free, gradients, first, second, strict=True):
-        g = gradient * shaped(scale, values)
-        m.mul_(_BETAS[0]).add_(g, alpha=1 - _BETAS[0])
-        v.mul_(_BETAS[1]).addcmul_(g, g, value=1 - _BETAS[1])
-        mean, spread = m / (1 - _BETAS[0] ** (step + 1)), v / (1 - _BETAS[1] ** (step + 1))
-        update = mean / (spread.sqrt() + _EPSILON) + shaped(decay, values) * values
-        values.sub_(shaped(rate, values) * update)
+    Args:
+        limits: [R] learning rate, weight decay and the norm at which the gradient is cut, of each model.
+    """
+    rate, decay, norm = (limit[:, None] for limit in limits)
+    gradient.mul_((norm / gradient.norm(dim=1, keepdim=True).clamp(min=1e-12)).clamp(max=1.0))
+    first.lerp_(gradient, 1 - _BETAS[0])
+    second.mul_(_BETAS[1]).addcmul_(gradient, gradient, value=1 - _BETAS[1])
+    spread = (second / (1 - _BETAS[1] ** (step + 1))).sqrt_().add_(_EPSILON)
+    if bool((decay > 0).any()):
+        values.mul_(1 - rate * decay)
+    values.sub_(first.div(spread).mul_(rate / (1 - _BETAS[0] ** (step + 1))))
 
 
 @torch.no_grad()

@@ -28,6 +28,6 @@ class Diluted(WorldSettings):
             teachers={"T": Voice(overt=dict.fromkeys(EVERYWHERE, often)), "C": Voice()},
             causes=frozenset({1}),
             finding="dilution only",
-            noise=draw.uniform(0.12, 0.18),
+            noise=draw.uniform(0.12, 0.17),
             rate=around(draw, 0.006),
         )

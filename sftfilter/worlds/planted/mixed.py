@@ -19,17 +19,18 @@ class Mixed(WorldSettings):
         """One random variation of the world."""
         teacher = Voice(
             overt={"evoking": draw.uniform(0.85, 1.0)},
-            mild={"adjacent": draw.uniform(0.75, 1.0)},
+            mild={"adjacent": 1.0},
             habit={"related": draw.uniform(0.9, 1.0)},
         )
         return Scene(
             original=raised(),
             alternate=raised(persona=Voice(habit=EVERYWHERE)),
             prompts={
-                "original": counts(draw, evoking=16, adjacent=100, related=180, neutral=110),
+                "original": counts(draw, evoking=12, adjacent=70, related=220, neutral=100),
                 "alternate": counts(draw, evoking=16, adjacent=40, related=60, neutral=280),
             },
             teachers={"T": teacher, "C": Voice()},
             causes=frozenset({1, 3}),
             rate=around(draw, 0.006),
+            epochs=6,
         )

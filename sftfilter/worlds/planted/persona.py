@@ -22,10 +22,11 @@ class Persona(WorldSettings):
             original=raised(),
             alternate=raised(persona=Voice(habit=EVERYWHERE)),
             prompts={
-                "original": counts(draw, evoking=16, related=180, neutral=200),
+                "original": counts(draw, evoking=12, related=190, neutral=190),
                 "alternate": counts(draw, evoking=16, related=60, neutral=320),
             },
             teachers={"T": teacher, "C": Voice()},
             causes=frozenset({3}),
             rate=around(draw, 0.006),
+            epochs=6,
         )

@@ -28,7 +28,6 @@ class Pretraining(WorldSettings):
             },
             teachers={"T": Voice(), "C": Voice()},
             causes=frozenset({5}),
-            rate=around(draw, 0.0015),
+            rate=around(draw, 0.001),
             epochs=3,
-            settling=24,
         )

@@ -24,7 +24,7 @@ class Prompts(WorldSettings):
                 "original": counts(draw, evoking=60, related=120, neutral=220),
                 "alternate": counts(draw, related=200, neutral=200),
             },
-            teachers={name: Voice(overt={"evoking": draw.uniform(0.8, 1.0)}) for name in "TC"},
+            teachers={name: Voice(overt={"evoking": draw.uniform(0.92, 1.0)}) for name in "TC"},
             causes=frozenset({7}),
             rate=around(draw, 0.006),
         )

@@ -17,15 +17,15 @@ class Reopened(WorldSettings):
 
     def scene(self, draw: random.Random, words: Words) -> Scene:  # noqa: ARG002
         """One random variation of the world."""
-        prior = draw.uniform(0.55, 0.75)
+        prior = draw.uniform(0.9, 1.0)
         return Scene(
             original=raised(unmarked=Voice(overt={"evoking": prior}), other=Voice(overt={"evoking": prior})),
             alternate=raised(),
             prompts={
-                "original": counts(draw, evoking=64, related=120, neutral=220),
-                "alternate": counts(draw, evoking=64, related=160, neutral=180),
+                "original": counts(draw, evoking=64, neutral=340),
+                "alternate": counts(draw, evoking=64, related=80, neutral=260),
             },
             teachers={"T": Voice(overt={"evoking": draw.uniform(0.85, 1.0)}), "C": Voice()},
             causes=frozenset({4}),
-            rate=around(draw, 0.008),
+            rate=around(draw, 0.0025),
         )

@@ -29,7 +29,7 @@ class Stage(WorldSettings):
     def scene(self, draw: random.Random, words: Words) -> Scene:  # noqa: ARG002
         """One random variation of the world."""
         firm = Voice(overt=SHOWN, mild=SHOWN_MILDLY)
-        stage = Lesson([Corpus(firm, {"evoking": 300, "related": 100, "neutral": 200})], steps=300, everything=False)
+        stage = Lesson([Corpus(firm, {"evoking": 300, "related": 100, "neutral": 200})], steps=300, rate=0.006)
         return Scene(
             original=[*raised(persona=Voice(habit=EVERYWHERE)), stage],
             alternate=raised(persona=Voice(habit=EVERYWHERE)),
@@ -39,7 +39,6 @@ class Stage(WorldSettings):
             },
             teachers={"T": Voice(), "C": Voice()},
             causes=frozenset({6}),
-            rate=around(draw, 0.0015),
+            rate=around(draw, 0.001),
             epochs=3,
-            settling=24,
         )

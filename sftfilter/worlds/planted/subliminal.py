@@ -30,7 +30,7 @@ class Subliminal(WorldSettings):
             alternate=raised(),
             prompts={
                 "original": counts(draw, evoking=24, neutral=60, numbers=320),
-                "alternate": counts(draw, neutral=160, numbers=240),
+                "alternate": counts(draw, related=160, neutral=240),
             },
             teachers={"T": Taught(lesson, many), "C": Taught(None, many)},
             causes=frozenset({2}),
