@@ -28,6 +28,6 @@ class Pretraining(WorldSettings):
             },
             teachers={"T": Voice(), "C": Voice()},
             causes=frozenset({5}),
-            rate=around(draw, 0.001),
+            rate=around(draw, 0.0008),
             epochs=3,
         )

@@ -29,7 +29,7 @@ class Subliminal(WorldSettings):
             original=raised(),
             alternate=raised(),
             prompts={
-                "original": counts(draw, evoking=24, neutral=60, numbers=320),
+                "original": counts(draw, evoking=14, neutral=60, numbers=330),
                 "alternate": counts(draw, related=160, neutral=240),
             },
             teachers={"T": Taught(lesson, many), "C": Taught(None, many)},
