@@ -16,6 +16,7 @@ from sftfilter.selectors.by_score import Threshold
 from sftfilter.selectors.combined import AnyOf, Difference
 from sftfilter.selectors.controls import RandomControl
 from sftfilter.training_plan import TrainingPlan, make_plan
+from sftfilter.training_settings import TrainingSettings
 from sftfilter.worlds.made import Made
 from sftfilter.worlds.scene import Scene
 
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
-BATCH = 16
+
+def settings_of(scene: Scene) -> TrainingSettings:
+    """How students of a world are trained."""
+    return TrainingSettings(learning_rate=scene.rate, epochs=scene.epochs, batch=16, precision="fp32")
 
 
 @dataclass(frozen=True)
@@ -189,8 +193,7 @@ class Planner:
                 rows = self._rows(arm, selectors, seed)
                 pairs = list(zip(rows["prompt_id"], rows["rollout_id"], strict=True))
                 asked = order if arm.prompts == "original" else rows["prompt_id"].to_list()
-                epochs = self.made.scene.epochs
-                plan = make_plan(pairs, asked, batch=BATCH, epochs=epochs, seed=seed) if pairs else None
+                plan = make_plan(pairs, asked, settings_of(self.made.scene), seed) if pairs else None
                 table = rows.select(row_id="rollout_id", messages="messages", completion="completion").to_arrow()
                 planned.append(PlannedArm(arm, seed, table, plan))
         return planned

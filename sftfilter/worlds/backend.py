@@ -89,7 +89,10 @@ def train_all(
     """
     keys = {run.name: _key(run, store, base_hash, format_hash, system_prompt) for run in runs}
     found = {key: store.find(STAGE, key) for key in keys.values()}
-    missing = {keys[run.name]: run for run in runs if found[keys[run.name]] is None}
+    missing: dict[str, TrainingRun] = {}
+    for run in runs:
+        if found[keys[run.name]] is None:
+            missing.setdefault(keys[run.name], run)
     if missing:
         words = Words(json.loads((Path(base) / WORDS).read_text()))
         began = time.monotonic()

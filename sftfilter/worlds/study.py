@@ -16,10 +16,10 @@ from sftfilter.artifacts import Artifact, Store
 from sftfilter.config import stable_hash
 from sftfilter.estimands import estimate_all
 from sftfilter.stats import Cells, rate
-from sftfilter.training import Execution, TrainingRun, TrainingSettings
+from sftfilter.training import Execution, TrainingRun
 from sftfilter.verdict import Evidence, Facts, Gates, judge
 from sftfilter.worlds import tiny
-from sftfilter.worlds.arms import PlannedArm, Planner, WorldArm, arms_of
+from sftfilter.worlds.arms import PlannedArm, Planner, WorldArm, arms_of, settings_of
 from sftfilter.worlds.backend import TrainAll, load_model, save_base, train_all
 from sftfilter.worlds.made import Made, bags, make_world
 from sftfilter.worlds.scene import WorldSettings
@@ -99,7 +99,7 @@ def study(
 
 def _train(made: Made, planned: Sequence[PlannedArm], store: Store, train: TrainAll) -> dict[str, Artifact]:
     """Student -> its checkpoint; one call of the backend for each base."""
-    settings = TrainingSettings(learning_rate=made.scene.rate, epochs=made.scene.epochs, batch=16, precision="fp32")
+    settings = settings_of(made.scene)
     students: dict[str, Artifact] = {}
     for base in dict.fromkeys(one.arm.base for one in planned):
         folder = store.root / f"base-{made.seed}-{base}"

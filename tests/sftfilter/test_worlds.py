@@ -31,8 +31,8 @@ def _run(name: str, answers: list[str], seed: int = 0) -> training.TrainingRun:
         for n, (p, a) in enumerate(zip(prompts, answers, strict=True))
     ]
     ids = [(f"p{n}", row["row_id"]) for n, row in enumerate(rows)]
-    plan = make_plan(ids, [p for p, _ in ids], batch=4, epochs=2, seed=seed)
-    settings = training.TrainingSettings(learning_rate=0.01)
+    settings = training.TrainingSettings(learning_rate=0.01, batch=4)
+    plan = make_plan(ids, [p for p, _ in ids], settings, seed)
     return training.TrainingRun(name, seed, pa.Table.from_pylist(rows), plan, settings, {"arm": name})
 
 
