@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from jobs.kinds.job import JobSpec
 from sftfilter.findings import Gates
-from sftfilter.worlds import WORLDS, World
+from sftfilter.worlds import World, all_worlds
 from sftfilter.worlds.suite import REPORT_SEEDS
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ class Worlds(JobSpec):
     aside: ClassVar[frozenset[str]] = JobSpec.aside | {"workers"}
 
     kind: Literal["worlds"]
-    worlds: list[World] = Field(
-        default=[world.model_validate({"kind": kind}) for kind, world in WORLDS.items()],
+    worlds: Sequence[World] = Field(
+        default_factory=all_worlds,
         min_length=1,
         description="default: all of them",
     )
@@ -45,7 +45,7 @@ class Worlds(JobSpec):
 
     def summary(self) -> str:
         """Worlds and variations."""
-        return f"{len(self.worlds)} worlds x {len(self.variations)} variations, about 45 arms x {len(self.seeds)} seeds each"
+        return f"{len(self.worlds)} worlds x {len(self.variations)} variations, about 30 arms x {len(self.seeds)} seeds each"
 
     def run(self, root: Path, stages: Stages, command: str) -> Mapping[str, Any]:
         """Judge every variation; answers worlds.json."""

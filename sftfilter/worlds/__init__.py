@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, get_args
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from sftfilter.worlds.planted.diluted import Diluted
 from sftfilter.worlds.planted.filtered import Filtered
@@ -44,3 +44,8 @@ WORLDS: dict[str, type[WorldSettings]] = {
     member.model_fields["kind"].default: member for member in get_args(get_args(World)[0])
 }
 """Each world's kind and class."""
+
+
+def all_worlds() -> list[World]:
+    """One of each kind."""
+    return [TypeAdapter(World).validate_python({"kind": kind}) for kind in WORLDS]

@@ -90,6 +90,11 @@ class WorldSettings(Settings):
 
     planted: ClassVar[str]
 
+    @property
+    def name(self) -> str:
+        """Its kind."""
+        return str(getattr(self, "kind"))  # noqa: B009  each subclass has its own literal
+
     def scene(self, draw: random.Random, words: Words) -> Scene:
         """One random variation of the world."""
         raise NotImplementedError

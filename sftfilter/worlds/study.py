@@ -65,10 +65,10 @@ def study(
         seed: of the world's variation; `seeds` are the students'.
     """
     began = time.monotonic()
-    draw = random.Random(f"{world.kind}/{seed}")
+    draw = random.Random(f"{world.name}/{seed}")
     words = Words.made(draw)
     scene = world.scene(draw, words)
-    made = make_world(scene, words, int(stable_hash([world.kind, seed], 7), 16))
+    made = make_world(scene, words, int(stable_hash([world.name, seed], 7), 16))
     planner = Planner(made)
     planned = planner.plan(arms_of(scene, planner.facts), seeds)
     students = _train(made, planned, store, train)

@@ -95,7 +95,7 @@ def compared(outcome: Outcome) -> Variation:
     mistakes = [f"{n} supported" for n in sorted(causes - outcome.causes)]
     mistakes += [f"{n} contradicted" for n in sorted(outcome.causes) if status[n] == "contradicted"]
     return Variation(
-        outcome.world.kind,
+        outcome.world.name,
         outcome.world.planted,
         outcome.seed,
         tuple(sorted(outcome.causes)),

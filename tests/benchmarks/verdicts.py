@@ -13,7 +13,7 @@ from rich.console import Console
 
 from jobs.worlds import confusion_table, summary
 from sftfilter.findings import Gates
-from sftfilter.worlds import WORLDS
+from sftfilter.worlds import all_worlds
 from sftfilter.worlds.suite import REPORT_SEEDS, TUNE_SEEDS, run_suite, shares
 from tests.benchmarks.row import Row, smaller
 
@@ -27,9 +27,8 @@ HOUR = 3600.0
 def rows() -> Iterator[Row]:
     """Shares of the verdicts, and the time that it took."""
     began = time.monotonic()
-    worlds = [world.model_validate({"kind": kind}) for kind, world in WORLDS.items()]
     done = list(
-        run_suite(worlds, REPORT_SEEDS, students=(0, 1, 2, 3), gates=Gates(), workers=min(2, os.cpu_count() or 1))
+        run_suite(all_worlds(), REPORT_SEEDS, students=(0, 1, 2, 3), gates=Gates(), workers=min(2, os.cpu_count() or 1))
     )
     seconds = time.monotonic() - began
     console = Console(width=160)
