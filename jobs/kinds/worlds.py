@@ -22,6 +22,8 @@ class Worlds(JobSpec):
 
     aside: ClassVar[frozenset[str]] = JobSpec.aside | {"workers"}
 
+    needs_ray: ClassVar[bool] = False
+
     kind: Literal["worlds"]
     worlds: Sequence[World] = Field(
         default_factory=all_worlds,
