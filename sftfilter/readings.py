@@ -60,9 +60,13 @@ class Reading:
 
     def __str__(self) -> str:
         """`swap: share 0.02 [-0.03, 0.08] (rate 2 %)`."""
-        share = "share not defined" if self.share is None else f"share {self.share:.2f}"
-        interval = "" if self.low is None or self.high is None else f" [{self.low:.2f}, {self.high:.2f}]"
+        share = "share not defined" if self.share is None else f"share {_two(self.share)}"
+        interval = "" if self.low is None or self.high is None else f" [{_two(self.low)}, {_two(self.high)}]"
         return f"{self.role}: {share}{interval} (rate {self.rate:.0%})"
+
+
+def _two(value: float) -> str:
+    return f"{round(value, 2) + 0.0:.2f}"  # never -0.00
 
 
 class Readings:
