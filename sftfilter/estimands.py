@@ -95,7 +95,7 @@ def _share(part: Callable[[Means], Any]) -> Callable[[Means], Any]:
         import numpy as np
 
         gap = np.asarray(y["original"] - y["alternate"], dtype=float)
-        return np.divide(part(y), gap, out=np.full(gap.shape, math.nan), where=np.abs(gap) > _NO_GAP)
+        return np.divide(part(y), gap, out=np.full(gap.shape, math.nan), where=np.abs(gap) > _NO_GAP)[()]
 
     return estimand
 

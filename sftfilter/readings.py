@@ -125,7 +125,7 @@ class Readings:
             def share(y: Mapping[str, Any]) -> Any:
                 gap = np.asarray(y["original"] - y[clean], dtype=float)
                 part = np.broadcast_to(np.asarray(y[role] - y[own], dtype=float), gap.shape)
-                return np.divide(part, gap, out=np.full(gap.shape, np.nan), where=np.abs(gap) > _NO_GAP)
+                return np.divide(part, gap, out=np.full(gap.shape, np.nan), where=np.abs(gap) > _NO_GAP)[()]
 
             known[level] = crossed_bootstrap(arms, share, level=level)
         return known[level]
