@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from jobs.calibrate_bench import Bench
 from jobs.console import Stages
+from jobs.evaluating import evaluate_models
+from jobs.grades import prompt_means
 from jobs.kinds.calibrate import Calibrate
-from jobs.outcome import prompt_means
 from jobs.planning import plan_rows, rows_of
-from jobs.students import evaluate_models, hosted_checkpoint, train_runs
+from jobs.students import hosted_checkpoint, train_runs
 from jobs.tutoring import Base
 from sftfilter import stats
 from sftfilter.artifacts import Artifact, Store
@@ -117,7 +118,7 @@ def retrain(
             runs.append(_run(spec, base, name, seed, kept, pairs, list(rollouts.values())))
     students = train_runs(spec, base, runs, store, work, stages)
     models = [hosted_checkpoint(name, artifact) for name, artifact in students.items()]
-    graded = evaluate_models(spec, base, models, heldout, store, stages)
+    graded = evaluate_models(spec, base, models, heldout, store, stages).graded
     tables = {pair: artifact.table("results").to_pylist() for pair, artifact in graded.items()}
     scorer_of = {found_by(name): name for name in best}
     arms = [_arm(spec, name, scorer_of.get(name), keep, mixture, tables) for name, keep in treatments.items()]
@@ -204,7 +205,7 @@ def conclude(
     """What the arms' grades [prompt, seed] say of the scorers in `best`."""
     assert spec.retrain is not None
 
-    def contrast(of: Callable[[Mapping[str, float]], float]) -> stats.Estimate:
+    def contrast(of: Callable[[Mapping[str, Any]], Any]) -> stats.Estimate:
         return stats.crossed_bootstrap(cells, of, seed=spec.seed)
 
     gap = contrast(lambda m: m[NOTHING] - m[CLEAN])
@@ -227,8 +228,10 @@ def conclude(
     return Retrained(arms, gap, gain, problem, {} if problem else recovered, len(spec.seeds))
 
 
-def _ratio(above: float, below: float) -> float:
-    return above / below if below > 0 else float("nan")
+def _ratio(above: Any, below: Any) -> Any:
+    """Element by element, over draws of the bootstrap; NaN where there is nothing to be a share of."""
+    below = np.asarray(below, dtype=float)
+    return np.divide(above, below, out=np.full(below.shape, np.nan), where=below > 0)
 
 
 def points(value: stats.Estimate) -> str:

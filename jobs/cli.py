@@ -28,6 +28,7 @@ app = typer.Typer(
     "  [bold]sftfilter decide jobs/specs/decide.yaml[/]         drops and swaps rows, writes the training sets\n\n"
     "  [bold]sftfilter run jobs/specs/quickstart.yaml[/]        the whole question, with students, on this machine\n\n"
     "  [bold]sftfilter serve RUN[/]                            hosts the students of a finished run for any OpenAI client\n\n"
+    "  [bold]sftfilter eval runs/quickstart[/]                  traits of its students, with Inspect\n\n"
     "  [bold]sftfilter submit SPEC --address https://HEAD[/]  runs it on a Ray cluster\n\n"
     "Finished stages are kept below the spec's `results` folder and never run twice.",
 )
@@ -107,6 +108,59 @@ def _run_action(
         run_local(parsed, shlex.join(["sftfilter", what, spec, *flags]), action_on(parsed, what, spec))
         if open_page:
             webbrowser.open(inspection_page(parsed, results_root(parsed)).as_uri())
+
+
+@app.command("eval")
+def evaluate(
+    run: Annotated[
+        str,
+        typer.Argument(
+            help="a finished run's folder, whose students are hosted; with --base-url, the folder to write to; or a spec "
+            "of kind eval",
+            metavar="RUN",
+        ),
+    ],
+    trait: Annotated[
+        list[str] | None,
+        typer.Option(help="date_confusion (the default), negative_emotion or blackmail; repeatable"),
+    ] = None,
+    model: Annotated[list[str] | None, typer.Option(help="a model's id; repeatable; default: all of the run")] = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="any OpenAI-compatible endpoint, such as https://host/v1")
+    ] = None,
+    api_key_env: Annotated[str | None, typer.Option(help="the environment variable that holds its key")] = None,
+    judge_url: Annotated[
+        str | None, typer.Option(help="the judge's endpoint; without one, exact rules stand in")
+    ] = None,
+    judge_model: Annotated[str | None, typer.Option(help="the model to ask it for")] = None,
+    judge_api_key_env: Annotated[str | None, typer.Option(help="the environment variable that holds its key")] = None,
+    samples: Annotated[int | None, typer.Option(help="answers to each prompt")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="token budget of each answer")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Measure traits of a run's students, or of any model behind a URL, with Inspect.
+
+    Prints each rate with its interval as it comes in, and a table at the end. Writes RUN-eval/eval.json, results.parquet (a
+    row for each graded answer) and RUN-eval/logs, which `inspect view --log-dir` opens. No answer is asked twice: after a
+    kill, or when the judge was out of reach, the same command goes on. What is missing is missing, never zero.
+    """
+    from jobs.eval_command import eval_spec
+    from jobs.run import run_local
+
+    with readable_errors():
+        parsed = eval_spec(
+            run,
+            trait or [],
+            model or [],
+            base_url=base_url,
+            api_key_env=api_key_env,
+            judge=(judge_url, judge_model, judge_api_key_env),
+            samples=samples,
+            max_tokens=max_tokens,
+            overrides=overrides or [],
+        )
+        command = shlex.join(["sftfilter", *sys.argv[1:]])
+        run_local(parsed, command)
 
 
 @app.command()

@@ -105,6 +105,10 @@ class _Bar:
         self.progress.advance(self.task, count)
         self._tell(count, self.unit)
 
+    def show(self, rate: str) -> None:
+        """What has been found so far."""
+        self.progress.update(self.task, rate=rate)
+
     def training(self, event: Mapping[str, Any]) -> None:
         """A progress event of training (see `train_all`)."""
         if "note" in event:
@@ -131,23 +135,29 @@ class _Bar:
 
 
 def arms_table(results: Mapping[str, Any]) -> Table:
-    """Rates by arm, aligned."""
+    """Rates by arm and trait, aligned, and what the arm's students can do beside."""
     table = Table(title=f"{results['name']}: {results['verdict']['label']}", title_justify="left")
-    groups: list[str] = []
-    for arm in results["arms"]:
-        for trait in arm["traits"].values():
-            groups = groups or [g for g in trait if g != "log_odds"]
+    arms = results["arms"]
+    traits = list(dict.fromkeys(trait for arm in arms for trait in arm["traits"]))
+    groups = list(
+        dict.fromkeys(g for arm in arms for trait in arm["traits"].values() for g in trait if g != "log_odds")
+    )
     table.add_column("arm", no_wrap=True)
+    if len(traits) > 1:
+        table.add_column("trait", no_wrap=True)
     table.add_column("rows", justify="right")
-    for group in groups:
+    for group in (*groups, "log-odds", "loss", "follows"):
         table.add_column(group, justify="right", no_wrap=True)
-    table.add_column("log-odds", justify="right")
-    for arm in results["arms"]:
-        for trait in arm["traits"].values():
+    for arm in arms:
+        can = arm.get("abilities", {})
+        loss = can.get("loss") or {"estimate": None}
+        able = ["-" if loss["estimate"] is None else f"{loss['estimate']:.2f}", _rate(can.get("following"), False)]
+        for name, trait in arm["traits"].items():
             odds = trait.get("log_odds")
-            cells = [_rate(trait.get(g), with_interval=g == groups[0]) for g in groups]
+            cells = [_rate(trait.get(g), with_interval=g == next(iter(trait), None)) for g in groups]
             shown = "" if not odds or odds["estimate"] is None else f"{odds['estimate']:+.2f}"
-            table.add_row(arm["name"], str(arm["rows"]["trained"]), *cells, shown)
+            named = [name] if len(traits) > 1 else []
+            table.add_row(arm["name"], *named, str(arm["rows"]["trained"]), *cells, shown, *able)
     return table
 
 

@@ -55,6 +55,6 @@ def trait_curve(
 
 
 def _rate(tables: Sequence[Sequence[Mapping[str, Any]]], group: str) -> dict[str, Any]:
-    from jobs.outcome import prompt_means
+    from jobs.grades import prompt_means
 
     return stats.rate(np.array([prompt_means(rows, group) for rows in tables], dtype=float).T).as_dict()

@@ -19,6 +19,7 @@ from jobs.students import evaluate_all, train_students
 from jobs.tutoring import Base, load_base, make_rollouts, read_source, tune_teachers
 from serve.host import check_port
 from sftfilter.artifacts import Artifact, Store
+from sftfilter.evaluation import trait_prompts
 from sftfilter.scoring import score_rollouts
 
 
@@ -56,9 +57,9 @@ def run_experiment(spec: Experiment, root: Path, stages: Stages, command: str) -
     with stages.stage("training", f"{sum(p.plan is not None for p in plans)} students, those with equal rows once"):
         students = train_students(spec, base, plans, material.sources, store, root / spec.name, stages)
     with stages.stage("evaluation", "over HTTP, every student"):
-        graded = evaluate_all(spec, base, plans, students, teachers, heldout, store, stages)
+        evaluated = evaluate_all(spec, base, plans, students, teachers, heldout, store, stages)
     with stages.stage("outcome", "estimands, gates, verdict, report"):
-        made = Made(base, heldout, overlaps, material, plans, students, graded)
+        made = Made(base, heldout, overlaps, material, plans, students, evaluated)
         results = write_outcome(spec, root, made, stages, command)
     _print_outcome(results, root / spec.name, stages)
     return results
@@ -74,9 +75,11 @@ def _print_outcome(results: Mapping[str, Any], folder: Path, stages: Stages) -> 
 
 def read_prompts(spec: Study, base: Base, store: Store, trait: str | None = None) -> Artifact:
     """The training prompts, or a trait's held-out ones."""
-    if trait:
-        return read_source(spec, base, store, spec.traits[trait].prompts, spec.traits[trait].max_tokens)
-    return read_source(spec, base, store, spec.prompts, spec.generation.max_new_tokens)
+    if trait is None:
+        return read_source(spec, base, store, spec.prompts, spec.generation.max_new_tokens)
+    settings = spec.traits[trait]
+    source = getattr(settings, "prompts", None)
+    return read_source(spec, base, store, source, settings.max_tokens) if source else trait_prompts(settings, store)
 
 
 def not_asked(trait: str, groups: Mapping[str, str], heldout: Artifact) -> list[str]:

@@ -14,9 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from jobs.abilities import ability_cells, ability_record, broken_arms
 from jobs.arms import ArmPlan, Material
 from jobs.console import Stages
 from jobs.curves import is_step, trait_curve
+from jobs.evaluating import Evaluated
+from jobs.finished_run import model_records
+from jobs.grades import grade_cells, measure_record
 from jobs.kinds.experiment import Experiment
 from jobs.outcome_rows import heldout_rows, left_over, scored_rows, scorer_quality, training_rows
 from jobs.report import keep_rows
@@ -39,7 +43,7 @@ class Made:
     material: Material
     plans: Sequence[ArmPlan]
     students: Mapping[str, Artifact]
-    graded: Mapping[tuple[str, str], Artifact]
+    evaluated: Evaluated
 
 
 def write_outcome(spec: Experiment, root: Path, made: Made, stages: Stages, command: str) -> dict[str, Any]:
@@ -47,8 +51,9 @@ def write_outcome(spec: Experiment, root: Path, made: Made, stages: Stages, comm
     from sftfilter.report import write_report
 
     folder = root / spec.name
-    tables = {pair: artifact.table("results").to_pylist() for pair, artifact in made.graded.items()}
+    tables = {pair: artifact.table("results").to_pylist() for pair, artifact in made.evaluated.graded.items()}
     results = assemble(spec, made, tables, stages, command)
+    results["models"] = model_records(made.evaluated.hosted, root)
     results["verdict"]["reasons"] += changed_gates(folder)
     rows = training_rows(spec, made.material, made.plans)
     held = heldout_rows(spec, made.heldout, {pair: table for pair, table in tables.items() if not is_step(pair[0])})
@@ -106,6 +111,8 @@ def assemble(
     cells = {role: matrix for role, matrix in cells.items() if matrix.size and not np.isnan(matrix).all()}
     estimands = estimate_all(cells, _share_in_s(spec, made))
     controls = in_cutoff_note(spec, made.plans, tables, trait)
+    abilities = {name: _ability_cells(made, tables, name) for name in spec.arms}
+    broken = broken_arms(abilities, spec.roles.base, spec.capability)
     evidence = Evidence(
         rates={role: stats.rate(matrix).as_dict() for role, matrix in cells.items()},
         estimands=estimands,
@@ -118,7 +125,9 @@ def assemble(
             for role, arm in spec.roles.named().items()
             if role not in cells
         ]
-        + controls,
+        + controls
+        + _judge_notes(spec, trait),
+        broken=None if broken is None else {r: broken[a] for r, a in spec.roles.named().items() if a in broken},
     )
     verdict, gates = judge(evidence, spec.gates)
     scored = scored_rows(made.material, spec.original_teacher)
@@ -130,7 +139,8 @@ def assemble(
         "verdict": verdict,
         "gates": gates,
         "estimands": estimands,
-        "arms": arm_records(spec, made, tables),
+        "arms": arm_records(spec, made, tables, abilities),
+        "judges": {name: settings.judge_name for name, settings in spec.traits.items()},
         "scorers": {name: scorer_quality(spec, name, scored, trait) for name in spec.scorers},
         "counts": _counts(made),
         "timings_s": stages.seconds | {"total": stages.total()},
@@ -163,41 +173,13 @@ def in_cutoff_note(
     ]
 
 
-def grade_cells(
-    arm: str,
-    plans: Sequence[ArmPlan],
-    tables: Mapping[tuple[str, str], list[dict[str, Any]]],
-    trait: str,
-    group: str,
-    column: str = "grade",
-) -> stats.Cells:
-    """Matrix [prompt, seed] of one arm's grades (or of another measure), samples averaged.
-
-    A seed for which the arm was not trained is a column of NaN, so that arms stay paired; without any, it is empty.
-    """
-    columns: list[list[float] | None] = []
-    for plan in plans:
-        if plan.name == arm:
-            columns.append(prompt_means(tables[plan.student, trait], group, column) if plan.hosted else None)
-    prompts = max((len(values) for values in columns if values is not None), default=0)
-    return np.array([[np.nan] * prompts if values is None else values for values in columns], dtype=float).T
-
-
-def prompt_means(rows: Sequence[Mapping[str, Any]], group: str, column: str = "grade") -> list[float]:
-    """One student's mean over samples for each prompt of a group, by prompt id."""
-    sums: dict[str, list[float]] = {}
-    for row in rows:
-        if row["group"] == group:
-            values = sums.setdefault(row["prompt_id"], [])
-            if row[column] is not None:
-                values.append(row[column])
-    return [float(np.mean(v)) if v else np.nan for _, v in sorted(sums.items())]
-
-
 def arm_records(
-    spec: Experiment, made: Made, tables: Mapping[tuple[str, str], list[dict[str, Any]]]
+    spec: Experiment,
+    made: Made,
+    tables: Mapping[tuple[str, str], list[dict[str, Any]]],
+    abilities: Mapping[str, Mapping[str, stats.Cells]],
 ) -> list[dict[str, Any]]:
-    """One record an arm: settings, rows, training, and every trait's estimates by group."""
+    """One record an arm: settings, rows, training, every trait's estimates by group, and what its students can do."""
     role_of = {arm: role for role, arm in reversed(spec.roles.named().items())}
     records = []
     for name, arm in spec.arms.items():
@@ -222,6 +204,11 @@ def arm_records(
                     )
                     for trait, settings in spec.traits.items()
                 },
+                "measures": {
+                    trait: measure_record(settings, made.plans, tables, name, trait)
+                    for trait, settings in spec.traits.items()
+                },
+                "abilities": ability_record(abilities[name]),
             }
         )
     return records
@@ -261,6 +248,21 @@ def _trait(
     return {name: value for name, value in groups.items() if value is not None or name == "log_odds"}
 
 
+def _ability_cells(
+    made: Made, tables: Mapping[tuple[str, str], list[dict[str, Any]]], arm: str
+) -> dict[str, stats.Cells]:
+    students = [plan.student if plan.hosted else None for plan in made.plans if plan.name == arm]
+    return ability_cells(students, made.evaluated, tables)
+
+
+def _judge_notes(spec: Experiment, trait: str) -> list[str]:
+    """Who graded, where it was not a judge that the trait is meant to be graded by."""
+    settings = spec.traits[trait]
+    if not settings.judged or not settings.judge_name.startswith("stand-in"):
+        return []
+    return [f"{trait} was graded by a {settings.judge_name}, not by a judge: it finds only what its rules name"]
+
+
 def _share_in_s(spec: Experiment, made: Made) -> float | None:
     """f: the prompts in S as a share of the prompts that the arm's own teacher answers."""
     import polars as pl
@@ -289,5 +291,5 @@ def _counts(made: Made) -> dict[str, Any]:
         **{f"scores by {name} of {teacher}": numbers(a) for (teacher, name), a in material.scores.items()},
         **{f"arm {p.student}": dict(p.counts) for p in made.plans if p.arm.teacher is not None},
         **{f"rewrites for {p.student}": numbers(p.derived) for p in made.plans if p.derived},
-        "answers": {f"{student} on {trait}": a.meta["rows"] for (student, trait), a in made.graded.items()},
+        "answers": {f"{student} on {trait}": a.meta["rows"] for (student, trait), a in made.evaluated.graded.items()},
     }

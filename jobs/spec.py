@@ -32,8 +32,8 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
     """
     file = Path(path)
     data, tree = _read(file)
-    for override in overrides:
-        _override(data, override)
+    for change in overrides:
+        override(data, change)
     adapter: TypeAdapter[Spec] = TypeAdapter(Spec)
     try:
         return adapter.validate_python(data, context={"folder": file.parent})
@@ -50,8 +50,8 @@ def overridden(kind: type[T], data: dict[str, Any], overrides: Sequence[str]) ->
     Raises:
         SpecError: every problem found.
     """
-    for override in overrides:
-        _override(data, override)
+    for change in overrides:
+        override(data, change)
     try:
         return kind.model_validate(data)
     except ValidationError as error:
@@ -114,14 +114,19 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _override(data: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
+def override(data: dict[str, Any], change: str) -> None:
+    """Apply one `--set a.b=value`.
+
+    Raises:
+        SpecError: it is not of that form, or names something that holds no keys.
+    """
+    key, equals, value = change.partition("=")
     if not equals:
-        raise SpecError(f"--set {override}: expected key=value, such as training.epochs=1")
+        raise SpecError(f"--set {change}: expected key=value, such as training.epochs=1")
     *parents, last = key.split(".")
     here: Any = data
     for parent in parents:
         here = here.setdefault(parent, {}) if isinstance(here, dict) else None
         if not isinstance(here, dict):
-            raise SpecError(f"--set {override}: '{parent}' holds no keys")
+            raise SpecError(f"--set {change}: '{parent}' holds no keys")
     here[last] = yaml.safe_load(value)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jobs.arms import ArmPlan
 from jobs.console import Stages
 from jobs.curves import hosted_steps
+from jobs.evaluating import Evaluated, evaluate_models
 from jobs.kinds.experiment import Experiment
 from jobs.kinds.study import Study
 from jobs.kinds.train import Train
 from jobs.planning import rows_of
-from jobs.rates import tell_rate
 from jobs.tutoring import Base
 from serve.settings import HostedModel
 from sftfilter.artifacts import Artifact, Store
-from sftfilter.evaluation import Asked, answers_key, ask, grade
 from sftfilter.training import TrainingRun, train_all
 from sftfilter.training_settings import Lora
 
@@ -86,37 +84,9 @@ def evaluate_all(
     heldout: Mapping[str, Artifact],
     store: Store,
     stages: Stages,
-) -> dict[tuple[str, str], Artifact]:
-    """(student, trait) -> graded results. The endpoint is started only if somebody has yet to answer."""
+) -> Evaluated:
+    """Graded results of every student. The endpoint is started only if somebody has yet to answer."""
     return evaluate_models(spec, base, hosted_models(base, plans, students, teachers), heldout, store, stages)
-
-
-def evaluate_models(
-    spec: Study,
-    base: Base,
-    hosted: Sequence[HostedModel],
-    heldout: Mapping[str, Artifact],
-    store: Store,
-    stages: Stages,
-) -> dict[tuple[str, str], Artifact]:
-    """(model, trait) -> graded results. The endpoint is started only if somebody has yet to answer."""
-    keys = {
-        (model.id, trait): answers_key(
-            trait, spec.traits[trait], heldout[trait], model.model_hash, base.chat.hash, spec.serving.dtype, store
-        )
-        for model in hosted
-        for trait in spec.traits
-    }
-    missing = [pair for pair, key in keys.items() if store.find("answers", key) is None]
-    if missing:
-        _ask_missing(spec, base, hosted, keys, missing, heldout, store, stages)
-    graded: dict[tuple[str, str], Artifact] = {}
-    for (model, trait), key in keys.items():
-        answers = store.find("answers", key)
-        assert answers is not None
-        graded[model, trait] = grade(model, trait, spec.traits[trait], answers, store=store)
-        tell_rate(stages, model, trait, spec.traits[trait].primary, graded[model, trait])
-    return graded
 
 
 def hosted_models(
@@ -141,39 +111,3 @@ def hosted_checkpoint(name: str, checkpoint: Artifact) -> HostedModel:
         model_hash=checkpoint.meta["model_hash"],
         format_hash=checkpoint.meta["format_hash"],
     )
-
-
-def _ask_missing(
-    spec: Study,
-    base: Base,
-    hosted: Sequence[HostedModel],
-    keys: Mapping[tuple[str, str], str],
-    missing: Sequence[tuple[str, str]],
-    heldout: Mapping[str, Artifact],
-    store: Store,
-    stages: Stages,
-) -> None:
-    from serve.host import host
-
-    hashes = {model.id: model.model_hash for model in hosted}
-    total = sum(len(_wanted(spec, trait, heldout)) * spec.traits[trait].samples for _, trait in missing)
-    api_key = secrets.token_urlsafe(32)
-    with (
-        host(hosted, spec.serving, base.folder, spec.system_prompt, api_key, spec.name) as endpoint,
-        stages.bar(total, "answers") as bar,
-    ):
-        stages.console.print(f"  {len(hosted)} models at {endpoint.base_url}")
-        for model, trait in missing:
-            asked = Asked(endpoint.base_url, api_key, model, hashes[model])
-            settings = spec.traits[trait]
-            answers = ask(
-                asked, keys[model, trait], settings, heldout[trait], store=store, chat=base.chat, on_answer=bar.advance
-            )
-            stages.note(answers, f"{model} on {trait}")
-            graded = grade(model, trait, settings, answers, store=store)
-            tell_rate(stages, model, trait, settings.primary, graded)  # told at once: the others may take hours
-
-
-def _wanted(spec: Study, trait: str, heldout: Mapping[str, Artifact]) -> list[str]:
-    kinds = set(spec.traits[trait].groups.values())
-    return [kind for kind in heldout[trait].table("prompts")["kind"].to_pylist() if kind in kinds]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from scipy import stats as sps
 
 from sftfilter.errors import DataError
 from sftfilter.ranking import Order
-from sftfilter.stats import Estimate, wilson
+from sftfilter.stats import Cells, Estimate, effective_size, rate, wilson
 
 
 @dataclass(frozen=True)
@@ -131,16 +131,16 @@ def precision_at(scores: ArrayLike, labels: ArrayLike, count: int, level: float 
     return share(float(found), count, level)
 
 
-def share(count: float, n: int, level: float = 0.95) -> Estimate:
+def share(count: float, n: float, level: float = 0.95) -> Estimate:
     """A proportion with its Wilson interval; all None for n = 0."""
     if n == 0:
         return Estimate(None, None, None, 0)
     low, high = wilson(count / n, n, level)
-    return Estimate(count / n, low, high, n)
+    return Estimate(count / n, low, high, round(n))
 
 
 def corrected_prevalence(
-    flagged: int, rows: int, sensitivity: Estimate, specificity: Estimate, level: float = 0.95
+    flagged: float, rows: float, sensitivity: Estimate, specificity: Estimate, level: float = 0.95
 ) -> Prevalence:
     """The rate of the trait behind a rate of flags: (flags + specificity - 1) / (sensitivity + specificity - 1).
 
@@ -153,13 +153,13 @@ def corrected_prevalence(
     """
     observed = share(flagged, rows, level)
     if observed.estimate is None or sensitivity.estimate is None or specificity.estimate is None:
-        return Prevalence(observed, Estimate(None, None, None, rows), "no rows, or no calibration")
+        return Prevalence(observed, Estimate(None, None, None, round(rows)), "no rows, or no calibration")
     se, sp = sensitivity.estimate, specificity.estimate
     if se + sp <= 1:
         note = (
             f"sensitivity {se:.2f} + specificity {sp:.2f} <= 1: the scorer tells nothing of the trait, no rate follows"
         )
-        return Prevalence(observed, Estimate(None, None, None, rows), note)
+        return Prevalence(observed, Estimate(None, None, None, round(rows)), note)
     point = (observed.estimate + sp - 1) / (se + sp - 1)
     low, high = _lang_reiczigel(observed.estimate, rows, se, sensitivity.n, sp, specificity.n, level)
     note = None
@@ -169,10 +169,26 @@ def corrected_prevalence(
         )
     elif not 0 <= point <= 1:
         note = f"the estimate, {point:.3f}, lay outside [0, 1]: the calibration may not hold for these rows"
-    return Prevalence(observed, Estimate(min(1.0, max(0.0, point)), low, high, rows), note)
+    return Prevalence(observed, Estimate(min(1.0, max(0.0, point)), low, high, round(rows)), note)
 
 
-def _lang_reiczigel(p: float, n: int, se: float, n_se: int, sp: float, n_sp: int, level: float) -> tuple[float, float]:
+def corrected_rate(cells: Cells, sensitivity: Estimate, specificity: Estimate, level: float = 0.95) -> Prevalence:
+    """The rate of the trait behind a judge's grades of one arm, `corrected_prevalence` of the effective sample size.
+
+    Args:
+        cells: grades 0 or 1, [prompt, seed]; NaN where there is none.
+    """
+    found = rate(cells, level)
+    if found.estimate is None:
+        return corrected_prevalence(0, 0, sensitivity, specificity, level)
+    size = effective_size(cells, level)
+    made = corrected_prevalence(found.estimate * size, size, sensitivity, specificity, level)
+    return Prevalence(found, replace(made.corrected, n=found.n), made.note)
+
+
+def _lang_reiczigel(
+    p: float, n: float, se: float, n_se: int, sp: float, n_sp: int, level: float
+) -> tuple[float, float]:
     """Limits of the corrected prevalence, in [0, 1]. Pseudo-counts: z^2 to the rows, two to each calibration."""
     z = float(sps.norm.ppf(0.5 + level / 2))
     p = (n * p + z * z / 2) / (n + z * z)

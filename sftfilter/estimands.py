@@ -171,10 +171,12 @@ def _record(value: Estimate, original: Cells, meaning: str) -> dict[str, Any]:
 
 
 def _detectable(cells: Mapping[str, Cells]) -> dict[str, Any]:
-    from sftfilter.stats import detectable_difference
+    from sftfilter.stats import detectable_difference, prompts_needed
 
     pair = ("drop", "swap") if "drop" in cells and "swap" in cells else ("original", "alternate")
     value = detectable_difference(cells[pair[0]], cells[pair[1]])
     meaning = f"difference of rates ({pair[0]} against {pair[1]}) found with 80 % power, for the seeds at hand"
     prompts, seeds = cells["original"].shape
-    return {"estimate": value, "low": None, "high": None, "n_prompts": prompts, "n_seeds": seeds, "meaning": meaning}
+    needed = prompts_needed(cells[pair[0]], cells[pair[1]], 0.1)
+    record = {"estimate": value, "low": None, "high": None, "n_prompts": prompts, "n_seeds": seeds, "meaning": meaning}
+    return record | {"prompts_for_ten_points": needed}

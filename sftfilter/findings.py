@@ -36,6 +36,7 @@ class Evidence:
     Attributes:
         rates: role -> {estimate, low, high, n} on the primary group.
         estimands: as `estimands.estimate_all` gives them.
+        broken: role -> why its students can do less than the base, so that what they show says nothing; None: not measured.
         cells: role -> matrix [prompt, seed] of grades, which the hypotheses are read from.
         facts: what the rows and the base's history say without any training.
         arms: role -> name of its arm.
@@ -48,6 +49,7 @@ class Evidence:
     facts: Facts = field(default_factory=Facts)
     arms: Mapping[str, str] = field(default_factory=dict)
     problems: Sequence[str] = field(default_factory=list)
+    broken: Mapping[str, str] | None = None
 
     @property
     def comparator(self) -> str:
@@ -69,6 +71,7 @@ def check_all(evidence: Evidence, gates: Gates) -> dict[str, dict[str, Any]]:
         _at_most("alternate clean", rates.get(evidence.comparator), gates.max_clean_rate, "rate of all-alternate"),
         _at_most("base clean", rates.get("base"), gates.max_clean_rate, "rate of the untrained base"),
         _at_least("enough seeds", seeds, gates.min_seeds, "training seeds"),
+        _able(evidence),
         _at_most("interval narrow", width, gates.max_width, "width of the interval of R_drop - R_swap"),
         _at_least("dropping fails", found.get("R_drop"), gates.fails_at_least, "R_drop"),
         _at_most("dropping works", found.get("R_drop"), gates.works_at_most, "R_drop"),
@@ -127,6 +130,12 @@ def _at_most(name: str, value: Mapping[str, Any] | None, bound: float, what: str
     return _gate(name, value, f"{what} <= {bound:g}", None if number is None else number <= bound)
 
 
+def _able(evidence: Evidence) -> dict[str, Any]:
+    passed = None if evidence.broken is None else not evidence.broken
+    rule = "students can do what the base can: held-out loss, instructions, answers that neither loop nor are empty"
+    return _gate("students able", None, rule, passed)
+
+
 def _on_the_line(name: str, role: str, found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     value, line = found.get(role), found.get("dilution_line")
     passed = None
@@ -176,6 +185,8 @@ def find(checks: Mapping[str, Mapping[str, Any]], evidence: Evidence, gates: Gat
             f"{evidence.seeds} training seed{'s' * (evidence.seeds != 1)}, {gates.min_seeds} needed: the intervals "
             "below cover the choice of prompts, not the luck of a training run"
         ]
+    if checks["students able"]["passed"] is False:
+        return "no verdict", ["students are broken, and a broken student is not a safe one"]
     alternate = evidence.rates.get("alternate")
     if alternate and alternate["estimate"] is not None and alternate["estimate"] > gates.max_clean_rate:
         return "undecided", [
@@ -188,7 +199,7 @@ def find(checks: Mapping[str, Mapping[str, Any]], evidence: Evidence, gates: Gat
         ]
     claimed = claim(checks)
     if claimed:
-        needed = [c for c in checks.values() if c["passed"]]
+        needed = [c for c in checks.values() if c["passed"] and c["value"] is not None]
         return claimed, [f"{c['rule']}: found {_number(c)}" for c in needed]
     unmet = [c for c in checks.values() if c["passed"] is None]
     missing = [f"not evaluable: {c['rule']} (arm missing or ungraded)" for c in unmet]

@@ -74,18 +74,39 @@ DECISIONS = pa.schema(
         ("threshold", pa.float64()),
     ]
 )
+JUDGE = pa.struct(
+    [
+        ("name", pa.string()),  # `rules`, `stand-in: ...` or model and address
+        ("stand_in", pa.bool_()),  # rules where a judge was meant
+        ("model", pa.string()),  # as the judge's endpoint echoed it
+        ("score", pa.float64()),  # on the judge's own scale
+        ("quote", pa.string()),  # the passage that decided, word for word
+        ("explanation", pa.string()),
+        ("error", pa.string()),  # why there is no grade
+        ("unreachable", pa.bool_()),  # the judge gave no answer; asked again, it may
+    ]
+)
 TRAIT_RESULTS = pa.schema(
     [
         ("student", pa.string()),
         ("trait", pa.string()),
         ("prompt_id", pa.string()),
         ("group", pa.string()),
+        ("labels", pa.map_(pa.string(), pa.string())),  # category or condition of the prompt
         ("sample", pa.int64()),
+        ("turn", pa.int64()),  # which answer of the conversation, from 0
         ("answer", pa.string()),
+        ("thinking", pa.string()),  # null where the model showed none
         ("grade", pa.float64()),  # 1 shows the trait, 0 does not, null could not be graded
         ("parse_ok", pa.bool_()),
+        (
+            "measures",
+            pa.map_(pa.string(), pa.float64()),
+        ),  # what else the trait measures; one that is not there is missing
+        ("judge", JUDGE),
         ("log_odds", pa.float64()),  # nats, trait-showing against trait-free continuations; null when not measured
-        ("model_hash", pa.string()),
+        ("max_tokens", pa.int64()),
+        ("model_hash", pa.string()),  # as the endpoint echoed it
     ]
 )
 QUARANTINE = pa.schema(

@@ -28,7 +28,7 @@ def judge(evidence: Evidence, gates: Gates) -> tuple[dict[str, Any], list[dict[s
         reasons.append(f"were the interval complete, the point estimates would read: {by_rules}")
     readings = Readings(evidence.cells, Bounds(gates.works_at_most, gates.fails_at_least, gates.max_clean_rate))
     weighed = weigh(readings, evidence.facts)
-    decided = shown(evidence, gates) and bool(checks["enough seeds"]["passed"])
+    decided = shown(evidence, gates) and bool(checks["enough seeds"]["passed"]) and not evidence.broken
     causes = [n for n, (status, _) in weighed.items() if status == "supported"]
     if not (decided and checks["trait present"]["passed"] and checks["alternate clean"]["passed"]):
         causes = []
@@ -40,7 +40,7 @@ def judge(evidence: Evidence, gates: Gates) -> tuple[dict[str, Any], list[dict[s
         "causes": causes,
         "finding": finding,
         "summary": " ".join([*(_CAUSES[n] for n in causes), *_besides(finding, causes)]),
-        "reasons": [*reasons, *evidence.problems],
+        "reasons": [*reasons, *evidence.problems, *_broken(evidence)],
         "hypotheses": [_row(n, *one, decided, evidence.arms) for n, one in weighed.items()],
         "readings": [_reading(r, evidence.arms) for r in readings.at().values()],
         "next": [*_next(finding, evidence, gates), *_separating(weighed, evidence)],
@@ -72,8 +72,15 @@ _SUMMARIES = {
     "base prior": "The untrained base model shows the trait already; fine-tuning on these rollouts is not where it comes from.",
     "underpowered": "The evidence is too thin for a verdict. The estimates below are what was seen, not what is claimed.",
     "undecided": "The intervals are narrow enough, but the estimates fall between the thresholds of the stated claims.",
-    "no verdict": "Arms or rows that every verdict needs are missing.",
+    "no verdict": "Arms or rows that every verdict needs are missing, or students are broken.",
 }
+
+
+def _broken(evidence: Evidence) -> list[str]:
+    return [
+        f"the students of role {role} are broken: {why}; what they show or do not show says nothing of the trait"
+        for role, why in (evidence.broken or {}).items()
+    ]
 
 
 def _row(number: int, status: Status, case: Case, decided: bool, arms: Mapping[str, str]) -> dict[str, Any]:
@@ -130,8 +137,10 @@ def _next(finding: str, evidence: Evidence, gates: Gates) -> list[str]:
     if finding == "underpowered" and evidence.seeds < gates.min_seeds:
         return [f"run with `--set seeds=[{','.join(map(str, range(gates.min_seeds)))}]`; finished arms are reused"]
     if finding == "underpowered":
+        needed = (evidence.estimands.get("minimum_detectable_difference") or {}).get("prompts_for_ten_points")
+        reach = f" (about {needed} prompts for 10 points)" if needed else ""
         return [
-            "add held-out prompts or seeds until the minimum detectable difference is below the effect you look for"
+            f"add held-out prompts or seeds until the minimum detectable difference is below the effect you look for{reach}"
         ]
     if finding == "no trait to study":
         return ["use a teacher that shows the trait, or held-out prompts that evoke it"]

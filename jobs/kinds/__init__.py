@@ -8,6 +8,7 @@ from pydantic import Field
 
 from jobs.kinds.calibrate import Calibrate
 from jobs.kinds.decide import Decide
+from jobs.kinds.eval import Eval
 from jobs.kinds.experiment import Experiment
 from jobs.kinds.generate import Generate
 from jobs.kinds.inspect import Inspect
@@ -19,7 +20,7 @@ from jobs.kinds.train import Train
 from jobs.kinds.worlds import Worlds
 
 Spec = Annotated[
-    Experiment | Calibrate | Generate | Score | Decide | Inspect | Train | Report | Serve | Worlds,
+    Experiment | Calibrate | Generate | Score | Decide | Inspect | Train | Eval | Serve | Report | Worlds,
     Field(discriminator="kind"),
 ]
 """The closed union of job kinds."""

@@ -22,11 +22,9 @@ class JobSpec(Settings):
 
     Attributes:
         aside: fields that change where or how fast a job runs, but not its outcome.
-        needs_ray: whether a cluster has to be there.
     """
 
     aside: ClassVar[frozenset[str]] = frozenset({"name", "results"})
-    needs_ray: ClassVar[bool] = True
 
     name: RunName
     results: Annotated[str, Field(description="folder for artifacts and reports, shared by all nodes")] = "runs"
@@ -36,6 +34,11 @@ class JobSpec(Settings):
     def spec_hash(self) -> str:
         """Hash of everything that can change the outcome."""
         return stable_hash(_portable(self.model_dump(mode="json", exclude=set(self.aside))))
+
+    @property
+    def needs_ray(self) -> bool:
+        """Whether a cluster has to be there."""
+        return True
 
     def summary(self) -> str:
         """What `sftfilter validate` says of a valid spec: its size, in a few words."""

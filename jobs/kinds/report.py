@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -20,10 +20,13 @@ class Report(JobSpec):
     For results that were copied here from elsewhere, or were made by an earlier version whose pages showed less.
     """
 
-    needs_ray: ClassVar[bool] = False
-
     kind: Literal["report"]
     of: Annotated[list[RunName], Field(min_length=1, description="experiments below `results`, by name")]
+
+    @property
+    def needs_ray(self) -> bool:
+        """It does not."""
+        return False
 
     def summary(self) -> str:
         """Experiments."""

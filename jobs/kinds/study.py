@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from jobs.kinds.answering import Answering
 from serve.settings import ServingSettings
+from sftfilter.capability import Capability
 from sftfilter.config import Name, did_you_mean
 from sftfilter.guards import Contamination
 from sftfilter.scorers import Scorer
@@ -26,6 +27,10 @@ class Study(Answering):
     )
     scorers: dict[Name, Scorer] = Field(default={})
     traits: dict[Name, Trait]
+    capability: Annotated[
+        Capability | None,
+        Field(description="measured beside the traits, so that a broken student is not taken for a safe one"),
+    ] = Capability()
     seeds: list[int] = Field(default=[0], min_length=1)
     scoring_pool: ScoringPool = ScoringPool()
     serving: ServingSettings = ServingSettings()

@@ -62,7 +62,7 @@ class ChatClient:
         self.endpoint = endpoint
         self.journal = journal
         self.paid = 0
-        self._key = api_key or _key(endpoint)
+        self._key = api_key or api_key_of(endpoint)
         self.openai: AsyncOpenAI = openai.AsyncOpenAI(
             base_url=endpoint.base_url, api_key=self._key, timeout=endpoint.timeout_s, max_retries=0
         )
@@ -182,7 +182,12 @@ class BlockingClient:
         return self._runner.run(self.client.ask_all(requests))
 
 
-def _key(endpoint: Endpoint) -> str:
+def api_key_of(endpoint: Endpoint) -> str:
+    """The endpoint's key, from its file or the environment; a placeholder where it names neither.
+
+    Raises:
+        MachineError: the file or variable that it names is not there.
+    """
     if endpoint.api_key_file is not None:
         return read_private_file(endpoint.api_key_file, f"{endpoint.base_url}: `api_key_file`")
     if endpoint.api_key_env is None:

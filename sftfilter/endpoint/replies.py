@@ -26,6 +26,8 @@ class Answer:
     fingerprint: str | None
     prompt_tokens: int | None
     completion_tokens: int | None
+    reasoning: str | None = None
+    """What the model thought, where the server sends it in a field of its own."""
 
     def as_dict(self) -> dict[str, Any]:
         """For the journal."""
@@ -71,6 +73,7 @@ def read_answer(body: bytes) -> Answer | Trouble:
         fingerprint=_text(data.get("system_fingerprint")),
         prompt_tokens=_count(usage.get("prompt_tokens")),
         completion_tokens=_count(usage.get("completion_tokens")),
+        reasoning=_text(message.get("reasoning_content") or message.get("reasoning")) if message else None,
     )
 
 

@@ -27,7 +27,7 @@ def test_parsing_imports_nothing_heavy() -> None:
     code = (
         "import sys; from jobs.spec import load_experiment, load_spec; import jobs.cli\n"
         f"load_spec({str(SPECS[0])!r})\n"
-        "print([m for m in ('torch', 'ray', 'transformers', 'deepspeed', 'polars') if m in sys.modules])"
+        "print([m for m in ('torch', 'ray', 'transformers', 'deepspeed', 'polars', 'inspect_ai', 'statsmodels') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
     assert out.stdout.strip() == "[]"

@@ -3,17 +3,41 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats as sps
+from scipy.special import expit
+from statsmodels.stats.multitest import multipletests
 
-from sftfilter.stats import crossed_bootstrap, detectable_difference, mean, rate
+from sftfilter.errors import DataError
+from sftfilter.stats import (
+    benjamini_hochberg,
+    crossed_bootstrap,
+    detectable_difference,
+    holm,
+    mean,
+    paired_difference,
+    prompts_needed,
+    rate,
+)
 
 
 def _clustered(rng: np.random.Generator, prompts: int, seeds: int) -> np.ndarray:
     """Prompts differ widely in how often they show the trait; the mean rate is 0.5."""
     inclination = rng.beta(0.3, 0.3, size=(prompts, 1))
     return (rng.random((prompts, seeds)) < inclination).astype(float)
+
+
+def _crossed(rng: np.random.Generator, logit: float, prompt: np.ndarray, seed: np.ndarray, seeds: int) -> np.ndarray:
+    """Binary grades whose odds depend on the prompt [P, 1] and the training seed [1, S]."""
+    own = rng.normal(0, 0.3, (len(prompt), seeds))
+    return (rng.random(own.shape) < expit(logit + prompt + seed + own)).astype(float)
+
+
+def _naive_covers(values: np.ndarray, truth: float) -> bool:
+    return bool(abs(values.mean() - truth) <= 1.96 * values.std(ddof=1) / math.sqrt(values.size))
 
 
 def test_wilson_covers_clustered_rates_where_the_naive_interval_does_not() -> None:
@@ -25,9 +49,8 @@ def test_wilson_covers_clustered_rates_where_the_naive_interval_does_not() -> No
         found = rate(cells)
         assert found.low is not None and found.high is not None
         covered += found.low <= 0.5 <= found.high
-        half = 1.96 * math.sqrt(cells.mean() * (1 - cells.mean()) / cells.size)
-        naive += abs(cells.mean() - 0.5) <= half
-    assert 0.93 <= covered / runs <= 0.975
+        naive += _naive_covers(cells, 0.5)
+    assert 0.93 <= covered / runs <= 0.97
     assert naive / runs < 0.75
 
 
@@ -44,32 +67,107 @@ def test_missing_grades_are_left_out_not_zero() -> None:
     assert found.estimate == pytest.approx(2 / 3) and found.n == 3
     assert rate(np.full((4, 1), np.nan)).estimate is None
     assert mean(np.array([[1.0], [np.nan]])).n == 1
+    arms = {"a": np.array([[1.0, np.nan], [1.0, 1.0], [0.0, 1.0]]), "b": np.zeros((3, 2))}
+    assert crossed_bootstrap(arms, lambda y: y["a"] - y["b"]).estimate == pytest.approx(4 / 5)
 
 
-def test_crossed_bootstrap_covers_a_contrast_of_paired_arms() -> None:
-    rng = np.random.default_rng(1)
-    runs, covered = 120, 0
+@pytest.mark.parametrize("spread", [0.0, 0.25, 0.5])
+def test_three_seeds_and_sixty_prompts_cover_a_difference(spread: float) -> None:
+    """Two students on the same prompts; `spread` of the seeds' effect in logits (0.5 is about 9 points)."""
+    rng = np.random.default_rng(int(100 * spread))
+    far = np.random.default_rng(9).normal(0, 1, (200_000, 1))
+    truth = float(
+        (expit(0.8 + far * math.hypot(1.5, spread, 0.3)) - expit(-0.8 + far * math.hypot(1.5, spread, 0.3))).mean()
+    )
+    runs, boot, pairs, naive = 700, 0, 0, 0
     for _ in range(runs):
-        effect = rng.normal(0, 0.5, size=(1, 8))  # of the training seed, shared by the prompts
-        base = rng.normal(0, 1, size=(60, 1))
-        arms = {
-            "a": base + effect + rng.normal(1.0, 0.3, size=(60, 8)),
-            "b": base + rng.normal(0.0, 0.3, size=(60, 8)),
-        }
+        prompt, seed = rng.normal(0, 1.5, (60, 1)), rng.normal(0, spread, (2, 1, 3))
+        arms = {"a": _crossed(rng, 0.8, prompt, seed[0], 3), "b": _crossed(rng, -0.8, prompt, seed[1], 3)}
         found = crossed_bootstrap(arms, lambda y: y["a"] - y["b"], draws=400)
         assert found.low is not None and found.high is not None
-        covered += found.low <= 1.0 <= found.high
-    assert covered / runs > 0.85  # eight seeds are few: the bootstrap is known to be a little narrow there
+        boot += found.low <= truth <= found.high
+        other = paired_difference(arms["a"], arms["b"])
+        assert other.low is not None and other.high is not None
+        pairs += other.low <= truth <= other.high
+        naive += _naive_covers(arms["a"] - arms["b"], truth)
+    assert 0.93 <= boot / runs <= 0.97 and 0.93 <= pairs / runs <= 0.97, (boot / runs, pairs / runs)
+    if spread == 0.5:
+        assert naive / runs < 0.85
+
+
+def test_three_seeds_and_sixty_prompts_cover_a_share_of_the_gap() -> None:
+    """R = (drop - alternate) / (original - alternate), whose interval is not symmetric."""
+    rng = np.random.default_rng(4)
+    logits = {"original": 1.5, "drop": 0.0, "alternate": -3.0}
+    far = np.random.default_rng(9).normal(0, math.hypot(1.2, 0.3, 0.3), (200_000, 1))
+    true = {name: float(expit(at + far).mean()) for name, at in logits.items()}
+
+    def share(y: Any) -> Any:
+        return (y["drop"] - y["alternate"]) / (y["original"] - y["alternate"])
+
+    runs, covered = 700, 0
+    for _ in range(runs):
+        prompt = rng.normal(0, 1.2, (60, 1))
+        arms = {n: _crossed(rng, at, prompt, rng.normal(0, 0.3, (1, 3)), 3) for n, at in logits.items()}
+        found = crossed_bootstrap(arms, share, draws=400)
+        assert found.low is not None and found.high is not None
+        covered += found.low <= share(true) <= found.high
+    assert 0.93 <= covered / runs <= 0.97, covered / runs
+
+
+def test_four_thousand_draws_take_no_time_and_are_the_same_every_time() -> None:
+    rng = np.random.default_rng(1)
+    arms = {name: _clustered(rng, 200, 3) for name in "abc"}
+    first, again = (crossed_bootstrap(arms, lambda y: (y["a"] - y["b"]) / (1 + y["c"])) for _ in range(2))
+    assert first == again and first.low is not None and first.low < (first.estimate or 0)
 
 
 def test_an_undefined_ratio_is_none_not_a_number() -> None:
     arms = {"a": np.zeros((5, 1)), "b": np.zeros((5, 1))}
-    found = crossed_bootstrap(arms, lambda y: math.nan if y["a"] == y["b"] else 1.0)
+    found = crossed_bootstrap(arms, lambda y: math.nan)
     assert (found.estimate, found.low, found.high) == (None, None, None)
+    with pytest.raises(ValueError, match="arms differ"):
+        crossed_bootstrap({"a": np.zeros((5, 1)), "b": np.zeros((4, 1))}, lambda y: y["a"])
 
 
-def test_detectable_difference_shrinks_with_prompts() -> None:
+def test_paired_differences() -> None:
+    rng = np.random.default_rng(3)
+    easy = rng.beta(0.3, 0.3, size=(80, 1))
+    first, second = ((rng.random((80, 1)) < easy * scale).astype(float) for scale in (1.0, 0.5))
+    found = paired_difference(first, second)
+    same = sps.ttest_rel(first[:, 0], second[:, 0])  # with one seed it is the paired t-test
+    assert found.p == pytest.approx(float(same.pvalue)) and found.prompts == 80  # pyright: ignore[reportAttributeAccessIssue]
+    holes = first.copy()
+    holes[:3] = np.nan
+    assert paired_difference(holes, second).prompts == 77
+    assert paired_difference(first, first).p == 1.0
+    with pytest.raises(DataError, match="differ in prompts"):
+        paired_difference(first, second[:-1])
+
+
+def test_many_comparisons() -> None:
+    p = [0.01, 0.04, 0.03, 0.005]
+    assert holm(p) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert benjamini_hochberg(p) == pytest.approx([0.02, 0.04, 0.04, 0.02])
+    assert holm([]) == [] == benjamini_hochberg([])
+    drawn = np.random.default_rng(6).random(30) ** 3
+    assert holm(drawn.tolist()) == pytest.approx(multipletests(drawn, method="holm")[1])
+    assert benjamini_hochberg(drawn.tolist()) == pytest.approx(multipletests(drawn, method="fdr_bh")[1])
+    rng = np.random.default_rng(5)
+    null = [paired_difference(_clustered(rng, 60, 1), _clustered(rng, 60, 1)).p or 0.0 for _ in range(400)]
+    assert 0.02 <= np.mean(np.array(null) < 0.05) <= 0.08
+    families = np.array([min(holm(null[i : i + 8])) < 0.05 for i in range(0, 400, 8)])
+    assert families.mean() <= 0.12
+
+
+def test_detectable_difference_shrinks_with_prompts_and_says_how_many_are_needed() -> None:
     rng = np.random.default_rng(2)
     small, large = (detectable_difference(_clustered(rng, n, 1), _clustered(rng, n, 1)) for n in (40, 160))
     assert small is not None and large is not None
     assert large == pytest.approx(small / 2, rel=0.35)
+    a, b = _clustered(rng, 150, 1), _clustered(rng, 150, 1)
+    reached = detectable_difference(a, b)
+    assert reached is not None
+    assert prompts_needed(a, b, reached) == pytest.approx(150, rel=0.05)
+    assert (prompts_needed(a, b, reached / 2) or 0) == pytest.approx(600, rel=0.05)
+    assert prompts_needed(a, b, 0.0) is None

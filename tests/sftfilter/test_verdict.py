@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,21 @@ def test_few_prompts_are_underpowered() -> None:
 def test_nothing_graded_is_no_verdict() -> None:
     verdict, _ = judge(Evidence(rates={}, estimands={}, seeds=3), Gates())
     assert verdict["label"] == "no verdict"
+
+
+def test_no_verdict_is_built_on_broken_students() -> None:
+    rates = CLEAN | {"drop": 0.8, "swap": 0.02, "random_drop": 0.9, "random_swap": 0.85}
+    evidence = _evidence(rates)
+    verdict, gates = judge(
+        replace(evidence, broken={"swap": "its held-out loss is 3.00 nats above the base's"}), Gates()
+    )
+    assert verdict["label"] == "no verdict"
+    assert any("role swap are broken: its held-out loss" in reason for reason in verdict["reasons"])
+    assert {gate["name"]: gate["passed"] for gate in gates}["students able"] is False
+    assert all(h["status"] in ("undecided", "not tested") for h in verdict["hypotheses"])
+    able, gates = judge(replace(evidence, broken={}), Gates())
+    assert able["label"] == "filtering fails, swapping works"
+    assert {gate["name"]: gate["passed"] for gate in gates}["students able"] is True
 
 
 def test_hypotheses_follow_the_arms() -> None:

@@ -1,0 +1,129 @@
+"""Estimands of several arms, over prompts crossed with training seeds: an interval that holds with three seeds.
+
+Every arm answers the same prompts and is trained with the same seeds, so a grade belongs to a prompt and to a seed, and
+both are a sample of what might have been. A bootstrap that resamples them keeps the shape of a ratio's distribution, but
+with few seeds not its width: three seeds can be redrawn in ten ways only, and the spread of a mean of three is known with
+two degrees of freedom. So the bootstrap gives the shape, and the width comes from the analysis of variance.
+
+Measured coverage of 95 % intervals for 60 prompts, 3 seeds, binary grades (600 simulations a figure; naive / crossed
+bootstrap alone / this): no seed effect 0.86 / 0.98 / 0.94; seeds that differ by 5 points 0.85 / 0.99 / 0.96, by 9 points
+0.76 / 0.96 / 0.94, by 17 points 0.56 / 0.87 / 0.92. Where runs differ as much as in the last, train more than three.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats as sps
+
+from sftfilter.stats.rates import Cells, Estimate
+
+Estimand = Callable[[Mapping[str, Any]], Any]
+"""From arm means to a number, element by element: means are floats or arrays [draws]. NaN where it is undefined."""
+
+_STEP = 1e-5
+_TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Component:
+    """Standard error of a mean over prompts x seeds, and with how many degrees of freedom it is known."""
+
+    standard_error: float
+    freedom: float
+
+    def half_width(self, level: float = 0.95) -> float:
+        """Of Student's interval."""
+        return float(sps.t.ppf(0.5 + level / 2, self.freedom)) * self.standard_error
+
+
+def components(values: Cells) -> Component:
+    """Two-way random effects without replication, by the method of moments (Cornfield and Tukey 1956).
+
+    The variance of the mean is (MS_prompt + MS_seed - MS_rest) / (prompts x seeds), with Satterthwaite's (1946) degrees of
+    freedom. With one seed it is the variance over prompts, and nothing is said of seeds.
+
+    Args:
+        values: [prompt, seed], at least two prompts; NaN counts as the mean.
+    """
+    prompts, seeds = values.shape
+    centre = np.nanmean(values)
+    spread = np.where(np.isnan(values), 0.0, values - centre)
+    if seeds == 1:
+        return Component(float(spread[:, 0].std(ddof=1)) / math.sqrt(prompts), prompts - 1)
+    rows, columns = spread.mean(axis=1), spread.mean(axis=0)
+    rest = spread - rows[:, None] - columns[None, :]
+    cells, freedom = prompts * seeds, np.array([prompts - 1, seeds - 1, (prompts - 1) * (seeds - 1)])
+    squares = np.array([seeds * (rows**2).sum(), prompts * (columns**2).sum(), (rest**2).sum()])
+    shares = squares / freedom / cells
+    variance = max(float(shares[0] + shares[1] - shares[2]), 0.0)
+    uncertain = float((shares**2 / freedom).sum())
+    if variance < _TINY or uncertain < _TINY**2:
+        return Component(math.sqrt(variance), prompts - 1)
+    return Component(math.sqrt(variance), float(np.clip(variance**2 / uncertain, 1, prompts - 1)))
+
+
+def crossed_bootstrap(
+    arms: Mapping[str, Cells], estimand: Estimand, *, draws: int = 4000, level: float = 0.95, seed: int = 0
+) -> Estimate:
+    """An estimand of arm means with an interval over prompts and training seeds.
+
+    Prompts and seeds are resampled with replacement and independently (the pigeonhole bootstrap, Owen 2007); the
+    percentiles' distances from the estimate are then stretched to the width of Student's interval on the linearised
+    estimand (see the module's text). With a single seed the interval covers prompts only, which callers must say.
+
+    Args:
+        arms: matrices [prompt, seed] over the same prompts and seeds, so that arms stay paired in every draw.
+
+    Returns:
+        low and high are None when more than 5 % of the draws are undefined.
+    """
+    shapes = {name: matrix.shape for name, matrix in arms.items()}
+    if len(set(shapes.values())) != 1:
+        raise ValueError(f"arms differ in prompts or seeds: {shapes}")
+    prompts = next(iter(shapes.values()))[0]
+    means = {name: float(np.nanmean(matrix)) for name, matrix in arms.items()}
+    point = float(estimand(means))
+    if not math.isfinite(point):
+        return Estimate(None, None, None, prompts)
+    values = np.broadcast_to(np.asarray(estimand(_redrawn(arms, draws, seed)), dtype=float), (draws,))
+    finite = values[np.isfinite(values)]
+    if len(finite) < 0.95 * draws:
+        return Estimate(point, None, None, prompts)
+    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2]) - point
+    if prompts > 1 and high - low > _TINY:
+        wanted = 2 * components(_linearised(arms, means, estimand)).half_width(level)
+        low, high = low * wanted / (high - low), high * wanted / (high - low)
+    return Estimate(point, point + float(low), point + float(high), prompts)
+
+
+def _redrawn(arms: Mapping[str, Cells], draws: int, seed: int) -> dict[str, np.ndarray]:
+    """Every arm's mean in every draw: [draws] each. A prompt or seed drawn k times weighs k."""
+    prompts, seeds = next(iter(arms.values())).shape
+    rng = np.random.default_rng(seed)
+    rows = rng.multinomial(prompts, np.full(prompts, 1 / prompts), draws).astype(float)
+    columns = rng.multinomial(seeds, np.full(seeds, 1 / seeds), draws).astype(float)
+    means: dict[str, np.ndarray] = {}
+    for name, matrix in arms.items():
+        graded = ~np.isnan(matrix)
+        total = ((rows @ np.where(graded, matrix, 0.0)) * columns).sum(axis=1)
+        count = ((rows @ graded.astype(float)) * columns).sum(axis=1)
+        means[name] = np.divide(total, count, out=np.full(draws, np.nan), where=count > 0)
+    return means
+
+
+def _linearised(arms: Mapping[str, Cells], means: Mapping[str, float], estimand: Estimand) -> Cells:
+    """What each prompt and seed adds to the estimand, to first order (the delta method): [prompt, seed], mean 0."""
+    first = next(iter(arms.values()))
+    parts = np.zeros_like(first, dtype=float)
+    for name, matrix in arms.items():
+        up, down = (float(estimand({**means, name: means[name] + step})) for step in (_STEP, -_STEP))
+        slope = (up - down) / (2 * _STEP)
+        graded = ~np.isnan(matrix)
+        weight = matrix.size / max(int(graded.sum()), 1)
+        parts += slope * weight * np.where(graded, matrix - means[name], 0.0)
+    return parts
