@@ -155,7 +155,9 @@ def estimate_all(cells: Mapping[str, Cells], share_in_s: float | None) -> dict[s
     if "original" in cells and "pipeline" in cells:
         pair = {role: cells[role] for role in ("original", "pipeline")}
         value = crossed_bootstrap(pair, lambda y: y["original"] - y["pipeline"])
-        found["pipeline_gap"] = _record(value, cells["original"], "trait of the original pipeline minus the alternate one")
+        found["pipeline_gap"] = _record(
+            value, cells["original"], "trait of the original pipeline minus the alternate one"
+        )
     if share_in_s is not None:
         line = {"estimate": 1 - share_in_s, "low": None, "high": None, "n_prompts": 0, "n_seeds": 0}
         found["dilution_line"] = line | {"meaning": "share left if each swapped row took only its own share with it"}
