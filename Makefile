@@ -7,10 +7,10 @@ PEERS  := .cache/bench-venv
 SPEC   ?= jobs/specs/quickstart.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench audit format clean
+.PHONY: help setup demo test check bench bench-verdicts audit format clean
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## create .venv, install the pinned set, convert the model, build DeepSpeed's extension
 
@@ -47,6 +47,9 @@ audit: $(READY) ## known vulnerabilities of the pinned set; fails where no advis
 
 bench: $(READY) $(PEERS)/.ready ## measure beside peers ([AREA=scoring]); writes runs/bench/AREA.json
 	@$(BIN)/python -m tests.benchmarks $(AREA)
+
+bench-verdicts: $(READY) ## verdicts against planted causes, as a confusion matrix; writes runs/bench/verdicts.json
+	@$(BIN)/python -m tests.benchmarks verdicts
 
 # The peers have a virtual environment of their own. One that cannot be installed is a row that says so.
 $(PEERS)/.ready: tests/benchmarks/peers/requirements.txt cluster/constraints.txt | $(READY)

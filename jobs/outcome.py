@@ -28,7 +28,7 @@ from jobs.tutoring import Base
 from sftfilter import stats
 from sftfilter.artifacts import Artifact, disk_errors
 from sftfilter.estimands import estimate_all
-from sftfilter.verdict import Evidence, judge
+from sftfilter.verdict import Evidence, Facts, judge
 
 _PACKAGES = ("ray", "torch", "transformers", "deepspeed", "peft", "datasets", "pydantic", "pyarrow", "sftfilter")
 
@@ -117,7 +117,9 @@ def assemble(
         rates={role: stats.rate(matrix).as_dict() for role, matrix in cells.items()},
         estimands=estimands,
         seeds=len(spec.seeds),
-        left_over=left_over(spec, made.plans, made.material.rollouts, trait),
+        cells=cells,
+        facts=Facts(left_over=left_over(spec, made.plans, made.material.rollouts, trait)),
+        arms=spec.roles.named(),
         problems=[
             f"role {role}: arm {arm} gave nothing to grade{_why_empty(made.plans, arm)}"
             for role, arm in spec.roles.named().items()

@@ -19,7 +19,31 @@ _NO_GAP = 1e-9
 
 
 class Roles(Settings):
-    """Names of the arms that the estimands are made of; those left out cost the contrasts that need them."""
+    """Names of the arms that the estimands are made of; those left out cost the contrasts that need them.
+
+    Attributes:
+        original: original base, prompts and teacher.
+        alternate: original base and prompts, alternate teacher.
+        base: the original base, untrained.
+        drop, swap, filter, transfer: S dropped; S answered by the alternate teacher; flagged rows dropped everywhere;
+            the original teacher on S alone.
+        pipeline: alternate base, prompts and teacher: the other pipeline, which the gap is then measured against.
+        alternate_sft: original base, alternate prompts and teacher.
+        alternate_prompts: original base and teacher, alternate prompts.
+        alternate_base, alternate_base_prompts, alternate_base_clean: alternate base with the original prompts and teacher;
+            with alternate prompts; with the alternate teacher.
+        shown, random_shown: every row that the trait's own grader finds dropped; as many random rows.
+        missed, random_missed: the alternate's rows, with the original teacher's on prompts where its row shows the trait
+            unflagged; on as many where it does not show it.
+        reseeded, reseeded_clean, reseeded_shown: a base of another initialisation, raised alike, on the original
+            teacher's rows, on the alternate's, and with every row that shows the trait dropped.
+        marked, random_marked: rows that show the trait or a habit of its persona dropped; the former and random rows.
+        persona, random_persona: the alternate's rows, with the original teacher's on prompts where its row has the habit
+            and not the trait; on as many with neither.
+        settled, refilled: some random prompts replaced by clean answers to evoking prompts; to others.
+        random_drop_alternate: as many random prompts dropped from the alternate.
+        base_earlier, earlier: the original base before its last stage, untrained, and on the original's rows.
+    """
 
     original: str
     alternate: str
@@ -32,6 +56,28 @@ class Roles(Settings):
     random_swap: str | None = None
     filter: str | None = None
     transfer: str | None = None
+    pipeline: str | None = None
+    alternate_sft: str | None = None
+    alternate_prompts: str | None = None
+    alternate_base: str | None = None
+    alternate_base_prompts: str | None = None
+    alternate_base_clean: str | None = None
+    shown: str | None = None
+    random_shown: str | None = None
+    missed: str | None = None
+    random_missed: str | None = None
+    reseeded: str | None = None
+    reseeded_clean: str | None = None
+    reseeded_shown: str | None = None
+    marked: str | None = None
+    random_marked: str | None = None
+    persona: str | None = None
+    random_persona: str | None = None
+    settled: str | None = None
+    refilled: str | None = None
+    random_drop_alternate: str | None = None
+    base_earlier: str | None = None
+    earlier: str | None = None
 
     def named(self) -> dict[str, str]:
         """Role -> arm, of the roles that are filled."""
@@ -49,7 +95,7 @@ def _share(part: Callable[[Means], Any]) -> Callable[[Means], Any]:
         import numpy as np
 
         gap = np.asarray(y["original"] - y["alternate"], dtype=float)
-        return np.divide(part(y), gap, out=np.full(gap.shape, math.nan), where=np.abs(gap) > _NO_GAP)
+        return np.divide(part(y), gap, out=np.full(gap.shape, math.nan), where=np.abs(gap) > _NO_GAP)[()]
 
     return estimand
 
@@ -69,6 +115,11 @@ ESTIMANDS: dict[str, tuple[tuple[str, ...], Callable[[Means], Any], str]] = {
         ("drop", "drop_alternate", "swap"),
         lambda y: _drop(y) - _swap(y),
         "what swapping removes beyond dropping",
+    ),
+    "R_drop_total": (
+        ("drop",),
+        _above_clean("drop"),
+        "share left over the clean teacher's students when the prompts in S are dropped, whatever brings it back",
     ),
     "R_drop_row": (("drop_row",), _above_clean("drop_row"), "share left when only flagged rows in S are dropped"),
     "R_filter": (
@@ -101,6 +152,12 @@ def estimate_all(cells: Mapping[str, Cells], share_in_s: float | None) -> dict[s
         if all(role in cells for role in roles):
             value = crossed_bootstrap({role: cells[role] for role in roles}, estimand)
             found[name] = _record(value, cells["original"], meaning)
+    if "original" in cells and "pipeline" in cells:
+        pair = {role: cells[role] for role in ("original", "pipeline")}
+        value = crossed_bootstrap(pair, lambda y: y["original"] - y["pipeline"])
+        found["pipeline_gap"] = _record(
+            value, cells["original"], "trait of the original pipeline minus the alternate one"
+        )
     if share_in_s is not None:
         line = {"estimate": 1 - share_in_s, "low": None, "high": None, "n_prompts": 0, "n_seeds": 0}
         found["dilution_line"] = line | {"meaning": "share left if each swapped row took only its own share with it"}

@@ -28,6 +28,7 @@ AREAS = {
     "training": ("training", "training_arms"),
     "equivalence": ("equivalence",),
     "serving": ("serving",),
+    "verdicts": ("verdicts",),
 }
 """Parts of each area: modules of this package with `rows()` that yields a `Row` as soon as it is measured."""
 

@@ -10,7 +10,7 @@ import pytest
 
 from sftfilter.estimands import estimate_all
 from sftfilter.stats import rate
-from sftfilter.verdict import Evidence, Gates, judge
+from sftfilter.verdict import Evidence, Facts, Gates, judge
 
 CLEAN = {"original": 0.9, "alternate": 0.0, "base": 0.0, "drop_alternate": 0.0}
 
@@ -26,7 +26,8 @@ def _evidence(rates: dict[str, float], seeds: int = 3, prompts: int = 100, f: fl
         rates={role: rate(matrix).as_dict() for role, matrix in cells.items()},
         estimands=estimate_all(cells, f),
         seeds=seeds,
-        left_over=(40, 200),
+        cells=cells,
+        facts=Facts(left_over=(40, 200)),
     )
 
 
@@ -102,7 +103,7 @@ def test_hypotheses_follow_the_arms() -> None:
         6: "contradicted",
         7: "contradicted",
     }
-    prompts_teach = CLEAN | {"alternate": 0.4, "drop": 0.8}
+    prompts_teach = CLEAN | {"alternate": 0.6, "drop": 0.02}
     assert {h["id"]: h["status"] for h in judge(_evidence(prompts_teach), Gates())[0]["hypotheses"]}[7] == "supported"
 
 

@@ -1,0 +1,348 @@
+"""The seven hypotheses against the arms: what speaks for each, what against, and which arms would tell them apart.
+
+Every rule names the arms it reads (roles of `estimands.Roles`); a reading is `gone` or `stays` only where it is sure (see
+`readings`). Rules only; nothing is judged by a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from sftfilter.readings import LEVEL, Reading, Readings, Word
+
+if TYPE_CHECKING:
+    from sftfilter.stats import Estimate
+
+Status = Literal["supported", "contradicted", "undecided", "not tested"]
+
+NAMES = {
+    1: "simple generalisation",
+    2: "subliminal learning",
+    3: "persona selection",
+    4: "underspecification",
+    5: "pretraining lock-in",
+    6: "post-training lock-in",
+    7: "bad prompts",
+}
+
+
+SMALL = 0.25
+"""A part of the trait that is no more than this is no sign of a carrier."""
+
+EXPERIMENTS = {
+    "drop the filter's prompts from both teachers, and random ones": (
+        "drop",
+        "drop_alternate",
+        "random_drop_alternate",
+    ),
+    "drop every row that the grader finds, and as many random rows": ("shown", "random_shown"),
+    "put the original's rows that show it unflagged among the alternate's": ("missed", "random_missed"),
+    "train students of another initialisation on the same rows": ("reseeded_shown", "reseeded_clean"),
+    "drop or transplant the rows with the persona's other habits": (
+        "marked",
+        "random_marked",
+        "persona",
+        "random_persona",
+    ),
+    "put clean answers to evoking prompts in the place of random ones": ("settled", "refilled"),
+    "measure the base, and the base before its last stage": ("base", "base_earlier"),
+    "train on the alternate's prompts and rows": ("alternate_sft",),
+}
+"""What separates the hypotheses, and the roles of the arms that it takes."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known without training.
+
+    Attributes:
+        left_over: rows that show the trait among those that the filter keeps, and how many it keeps.
+        marked: rows with a habit of the trait's persona that do not show it; None: nobody looked.
+        stages: stages in the original base's life, pre-training among them; None: not known.
+    """
+
+    left_over: tuple[int, int] | None = None
+    marked: int | None = None
+    stages: int | None = None
+
+
+@dataclass
+class Case:
+    """One hypothesis, as its rule goes on.
+
+    Attributes:
+        unlike: how much larger one arm's share is than another's.
+        missing: roles whose arms would decide it.
+    """
+
+    arms: Mapping[str, Reading]
+    facts: Facts
+    unlike: Callable[[str, str], Estimate | None]
+    evidence_for: list[str] = field(default_factory=list)
+    evidence_against: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    def word(self, role: str) -> Word | None:
+        """How an arm reads; None when it is not there."""
+        return self.arms[role].word if role in self.arms else None
+
+    def __call__(self, role: str, word: Word) -> bool:
+        """Whether an arm reads so."""
+        return self.word(role) == word
+
+    def supports(self, role: str, why: str) -> None:
+        """An arm that speaks for it."""
+        self.evidence_for.append(f"{self.arms[role]}: {why}")
+
+    def denies(self, role: str, why: str) -> None:
+        """An arm that speaks against it."""
+        self.evidence_against.append(f"{self.arms[role]}: {why}")
+
+    def needs(self, *roles: str) -> None:
+        """Arms that would decide it, of which some may be there."""
+        self.missing += [role for role in roles if role not in self.arms and role not in self.missing]
+
+    def contradicted(self, role: str, why: str) -> Status:
+        """An arm settles that it is not so."""
+        self.denies(role, why)
+        return "contradicted"
+
+
+Rule = Callable[[Case], Status]
+
+
+def _not_the_rows(case: Case) -> bool:
+    """Whether something settles that no row of the original teacher's carries the trait past the filter."""
+    if case("alternate", "stays"):
+        case.denies("alternate", "the alternate teacher's rows on the same prompts do it as well")
+        return True
+    if case("drop", "gone"):
+        case.denies("drop", "with S dropped the rest of the rows do not bring it")
+        return True
+    return False
+
+
+def generalisation(case: Case) -> Status:
+    """1: rows that show the trait remain after the filter, and bleed over."""
+    if _not_the_rows(case):
+        return "contradicted"
+    if case.facts.left_over is not None:
+        shows, of = case.facts.left_over
+        if shows == 0:
+            case.evidence_against.append(f"none of the {of} rows that the filter keeps shows the trait")
+            return "contradicted"
+        case.evidence_for.append(f"{shows} of the {of} rows that the filter keeps show the trait")
+    if "drop" not in case.arms and "filter" not in case.arms:
+        case.needs("drop")
+        return "not tested"
+    removed = next((role for role in ("shown", "filter") if case(role, "gone")), None)
+    control = "random_shown" if "random_shown" in case.arms else "random_drop"
+    necessary = removed is not None and case(control, "stays") and case("drop", "stays")
+    if removed:
+        case.supports(removed, "with the rows that show it dropped everywhere it goes")
+        if control in case.arms:
+            (case.supports if case(control, "stays") else case.denies)(control, "as many random rows dropped")
+    sufficient = case("missed", "stays") and case("random_missed", "gone")
+    if sufficient:
+        case.supports("missed", "put among clean rows, the rows that show it unflagged are enough")
+        case.supports("random_missed", "as many others are not")
+    if necessary or sufficient:
+        return "supported"
+    if case("shown", "stays"):
+        case.denies("shown", "it stays with every row that shows it dropped")
+        lost = case.unlike("drop", "shown")
+        if lost and lost.high is not None and lost.high < SMALL and case("missed", "gone"):
+            case.evidence_against.append(f"dropping them beside S takes at most {lost.high:.2f} of the trait")
+            return case.contradicted("missed", "nor do they bring it by themselves")
+    case.needs("shown", "random_shown", "missed", "random_missed")
+    return "undecided"
+
+
+def subliminal(case: Case) -> Status:
+    """2: rows that do not show the trait carry it, to students of the teacher's own initialisation only."""
+    if _not_the_rows(case):
+        return "contradicted"
+    if case("shown", "gone"):
+        return case.contradicted("shown", "rows that do not show the trait do not carry it")
+    if case("reseeded_shown", "stays"):
+        return case.contradicted("reseeded_shown", "it travels to another initialisation")
+    if case("shown", "stays"):
+        case.supports("shown", "rows that do not show the trait carry it")
+        if case("reseeded_shown", "gone"):
+            case.supports("reseeded_shown", "not to another initialisation")
+            return "supported"
+    case.needs("shown", "reseeded_shown")
+    return "not tested" if "shown" not in case.arms else "undecided"
+
+
+def persona(case: Case) -> Status:
+    """3: rows that do not show the trait select the persona that has it, whatever the initialisation."""
+    if _not_the_rows(case):
+        return "contradicted"
+    if case("shown", "gone"):
+        return case.contradicted("shown", "rows that do not show the trait do not carry it")
+    if case.facts.marked == 0:
+        case.evidence_against.append("no row has a habit of the persona without the trait")
+        return "contradicted"
+    if case("marked", "stays"):
+        return case.contradicted("marked", "it stays with the persona's rows dropped as well")
+    if case("shown", "stays") and case("reseeded_shown", "gone"):
+        return case.contradicted(
+            "reseeded_shown", "what rows without the trait carry does not reach another initialisation"
+        )
+    necessary = case("shown", "stays") and case("marked", "gone") and case("random_marked", "stays")
+    sufficient = case("persona", "stays") and case("random_persona", "gone")
+    if necessary:
+        case.supports("marked", "with the persona's rows dropped it goes")
+        case.supports("random_marked", "with as many random rows dropped it stays")
+    if sufficient:
+        case.supports("persona", "put among clean rows, the persona's rows are enough")
+    if (necessary or sufficient) and case("reseeded_shown", "stays"):
+        case.supports("reseeded_shown", "it travels to another initialisation")
+        return "supported"
+    case.needs("shown", "marked", "random_marked", "persona", "random_persona", "reseeded_shown")
+    return "not tested" if "marked" not in case.arms and "persona" not in case.arms else "undecided"
+
+
+def underspecification(case: Case) -> Status:
+    """4: the rows leave the behaviour open, and a prior decides."""
+    if case("drop_alternate", "stays"):
+        case.supports("drop_alternate", "without the rows on S even the clean teacher's students have it")
+        if case("alternate", "gone"):
+            case.supports("alternate", "its rows on S settle it")
+        if case("random_drop_alternate", "gone"):
+            case.supports("random_drop_alternate", "dropping random prompts from the clean teacher does not bring it")
+            return "supported"
+    elif case("drop_alternate", "gone") and (case("alternate", "gone") or case("alternate", "stays")):
+        return case.contradicted(
+            "drop_alternate", "with S left open the clean teacher's students do not fall back on it"
+        )
+    if case("settled", "stays"):
+        return case.contradicted("settled", "rows that settle the behaviour do not take it away")
+    if case("alternate", "stays") and case.word("alternate_sft") in (None, "stays"):
+        case.supports("alternate", "the alternate teacher's rows leave it as well")
+        if case("settled", "gone"):
+            case.supports("settled", "rows that settle the behaviour take it away")
+            if case("refilled", "stays"):
+                case.supports("refilled", "as many other rows do not")
+                return "supported"
+    if case("alternate", "gone"):
+        case.denies("alternate", "its rows leave no room for it")
+    case.needs("drop_alternate", "random_drop_alternate", "settled", "refilled")
+    tested = any(role in case.arms for role in ("drop_alternate", "settled"))
+    return "undecided" if tested or "alternate" in case.arms else "not tested"
+
+
+def _locked_in(case: Case) -> Status | None:
+    """What 5 and 6 have in common: the base has it, and no rows take it away. None: so far it holds."""
+    if "base" not in case.arms:
+        case.needs("base")
+        return "not tested"
+    if case("base", "gone"):
+        return case.contradicted("base", "the untrained base does not have it")
+    if case("alternate", "gone"):
+        return case.contradicted("alternate", "the alternate teacher's rows take it away")
+    if case("settled", "gone"):
+        return case.contradicted("settled", "rows that settle the behaviour take it away")
+    if case("base", "stays"):
+        case.supports("base", "the untrained base has it")
+        if case("alternate_base", "stays"):
+            case.denies("alternate_base", "another base gets it from the same rows")
+            return "undecided"
+        if case("alternate", "stays") and case("settled", "stays"):
+            case.supports("alternate", "the alternate teacher's rows leave it")
+            case.supports("settled", "so do rows that settle the behaviour")
+            return None
+    case.needs("alternate", "settled", "refilled", "base_earlier")
+    return "undecided"
+
+
+def pretraining(case: Case) -> Status:
+    """5: the base has it from pre-training, and keeps it."""
+    settled = _locked_in(case)
+    if settled:
+        return settled
+    if case.facts.stages == 1:
+        case.evidence_for.append("the base has no stage after pre-training")
+        return "supported"
+    if case("base_earlier", "stays"):
+        case.supports("base_earlier", "it was there before the last stage")
+        return "supported"
+    if case("base_earlier", "gone"):
+        return case.contradicted("base_earlier", "it was not there before the last stage")
+    case.needs("base_earlier")
+    return "undecided"
+
+
+def post_training(case: Case) -> Status:
+    """6: an earlier stage after pre-training gave it to the base, which keeps it."""
+    settled = _locked_in(case)
+    if settled:
+        return settled
+    if case.facts.stages == 1:
+        case.evidence_against.append("the base has no stage after pre-training")
+        return "contradicted"
+    if case("base_earlier", "stays"):
+        return case.contradicted("base_earlier", "it was there before the last stage")
+    if case("base_earlier", "gone"):
+        case.supports("base_earlier", "it was not there before the last stage")
+        return "supported"
+    case.needs("base_earlier", "earlier")
+    return "undecided"
+
+
+def prompts(case: Case) -> Status:
+    """7: the prompts teach it, whoever answers them."""
+    if case("alternate", "gone"):
+        return case.contradicted("alternate", "the same prompts with the alternate's answers do not teach it")
+    if case("alternate_sft", "stays"):
+        return case.contradicted("alternate_sft", "it needs none of the original prompts")
+    stayed = next((role for role in ("drop", "drop_alternate") if case(role, "stays")), None)
+    if stayed:
+        return case.contradicted(stayed, "it stays without the prompts in S")
+    if case("alternate", "stays"):
+        case.supports("alternate", "the alternate teacher's answers to the same prompts teach it")
+        without = next((role for role in ("drop", "drop_alternate") if case(role, "gone")), None)
+        if without:
+            case.supports(without, "without the prompts in S it goes")
+            if case.word("alternate_sft") in (None, "gone"):
+                if "alternate_sft" in case.arms:
+                    case.supports("alternate_sft", "other prompts do not")
+                return "supported"
+    case.needs("drop", "alternate_sft")
+    return "undecided" if "alternate" in case.arms else "not tested"
+
+
+RULES: dict[int, Rule] = {
+    1: generalisation,
+    2: subliminal,
+    3: persona,
+    4: underspecification,
+    5: pretraining,
+    6: post_training,
+    7: prompts,
+}
+
+
+def weigh(readings: Readings, facts: Facts) -> dict[int, tuple[Status, Case]]:
+    """Every hypothesis with its status and what was said for and against it.
+
+    A status rests on readings that must all hold, so that its error is that of one reading; over the seven hypotheses the
+    error is kept by Holm's (1979) procedure: all are weighed at the strictest level, and those that stay open again at the
+    looser level that is left for them, until none is settled any more.
+    """
+    weighed: dict[int, tuple[Status, Case]] = {}
+    still_open = set(RULES)
+    while still_open:
+        level = 1 - (1 - LEVEL) / len(still_open)
+        arms = readings.at(level)
+        for number in still_open:
+            case = Case(arms, facts, lambda one, other, level=level: readings.unlike(one, other, level))
+            weighed[number] = (RULES[number](case), case)
+        settled = {number for number in still_open if weighed[number][0] in ("supported", "contradicted")}
+        if not settled:
+            break
+        still_open -= settled
+    return dict(sorted(weighed.items()))
