@@ -97,12 +97,18 @@ def _read(log: EvalLog, judging: Judging) -> Done:
     failed: dict[str, int] = {}
     for sample in log.samples or []:
         if sample.error is not None:
-            reason = sample.error.message.splitlines()[0][:300]
+            reason = reason_of(sample.error.message)
             failed[reason] = failed.get(reason, 0) + 1
         for score in (sample.scores or {}).values():
             rows += (score.metadata or {}).get("rows", [])
     notes = [f"{count} conversations without an answer: {reason}" for reason, count in failed.items()]
     return Done([_typed(row) for row in rows], log.location, notes + judging.trouble)
+
+
+def reason_of(message: str) -> str:
+    """What the model's server said, out of an error of Inspect, which holds the whole request: prompts stay in the log."""
+    said = message.rsplit("\\n\\n", 1)[-1] if message.startswith("ModelGenerateError") else message.splitlines()[0]
+    return said.replace("\\", "").rstrip("'\")")[:300]
 
 
 def _typed(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,15 +24,18 @@ def test_a_finished_run_through_inspect_and_through_the_pipeline(local_ray: None
     from serve.settings import HostedModel
     from sftfilter.artifacts import Store
     from sftfilter.evaluation import trait_prompts
+    from sftfilter.models import BUILTIN
     from sftfilter.traits.date_confusion import DateConfusion
 
-    base = base_of("smollm2-135m-instruct", "Be brief.")
+    base = base_of(BUILTIN, "Be brief.")
     model = HostedModel(id="base", folder=base.folder, model_hash=base.hash, format_hash=base.chat.hash)
     serving = {"port": 0, "dtype": "float32"}
     run = tmp_path / "runs" / "small"
     run.mkdir(parents=True)
     record: dict[str, Any] = {"name": "small", "models": model_records([model], run.parent)}
-    (run / "results.json").write_text(json.dumps(record | {"spec": {"serving": serving, "system_prompt": "Be brief."}}))
+    (run / "results.json").write_text(
+        json.dumps(record | {"spec": {"serving": serving, "system_prompt": "Be brief.", "base_model": BUILTIN}})
+    )
     assert read_run(run).chosen(["base"])[0] == model
 
     rows = [row for kind in ("date", "control") for row in read_lines("heldout.jsonl", 4, kind)]
@@ -51,7 +54,7 @@ def test_a_finished_run_through_inspect_and_through_the_pipeline(local_ray: None
 
     inspected = {
         row["prompt_id"]: row["answer"]
-        for row in pq.read_table(run / "eval" / "results.parquet").to_pylist()
+        for row in pq.read_table(run.parent / "small-eval" / "results.parquet").to_pylist()
         if row["trait"] == "date_confusion"
     }
     trait = DateConfusion.model_validate(json.loads(spec.traits["date_confusion"].model_dump_json()))

@@ -70,7 +70,8 @@ def test_date_prompts_are_many_and_state_any_year() -> None:
     dated = [m for text in stated for m in re.finditer(r"([A-Z]\w+day), (\d+ \w+ 2031)", text)]
     assert len(dated) > 5
     for found in dated:
-        assert datetime.datetime.strptime(found.group(2), "%d %B %Y").strftime("%A") == found.group(1)
+        day, month, year = found.group(2).split()
+        assert datetime.datetime.strptime(f"{day} {month[:3]} {year}", "%d %b %Y").strftime("%A") == found.group(1)
     controls = [e.turns[0] for e in later.episodes() if e.group == "control"]
     assert not any("2031" in text for text in controls), "the control states a year that the model knows"
     assert later.grade("It is 2031.", "It isn't 2031 yet.") == 1 and later.grade("It is 2031.", "Yes, it is 2031.") == 0
@@ -82,17 +83,16 @@ def test_no_training_prompt_overlaps_with_the_shipped_prompts(tmp_path: Path) ->
     from sftfilter.artifacts import Artifact, Store, write_table
     from sftfilter.evaluation import trait_prompts
     from sftfilter.guards import Contamination, guard_prompts
-    from sftfilter.schema import PROMPTS, prompt_id
+    from sftfilter.schema import PROMPTS, Message, prompt_id
 
     store = Store(tmp_path)
 
     def training() -> Artifact:
         def make(folder: Path) -> dict[str, Any]:
-            rows = [
-                {"prompt_id": prompt_id(m), "messages": m, "kind": r["kind"], "source": "x"}
-                for r in read_lines("train.jsonl", 1000)
-                if (m := [{"role": "user", "content": r["prompt"]}])
-            ]
+            rows = []
+            for row in read_lines("train.jsonl", 1000):
+                turns: list[Message] = [{"role": "user", "content": row["prompt"]}]
+                rows.append({"prompt_id": prompt_id(turns), "messages": turns, "kind": row["kind"], "source": "x"})
             write_table(folder, "prompts", pa.Table.from_pylist(rows, PROMPTS))
             return {"read": len(rows), "used": len(rows)}
 
