@@ -96,7 +96,7 @@ class Through:
 
     async def pieces(self, copy_id: str, work: Work) -> AsyncIterator[list[Piece] | Failure]:
         """Pieces as they are made."""
-        response = self.handle.options(multiplexed_model_id=copy_id, stream=True).stream.remote(work)
+        response: Any = self.handle.options(multiplexed_model_id=copy_id, stream=True).stream.remote(work)
         ended = False
         try:
             async for pieces in response:

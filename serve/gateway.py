@@ -189,7 +189,7 @@ class Gateway:
         job: Job,
         piece: Piece,
         texts: Sequence[GrowingText],
-        held: Sequence[list[TokenScore]],
+        held: list[list[TokenScore]],
         sent: list[int],
         ended: set[int],
     ) -> Part | None:

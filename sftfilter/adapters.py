@@ -116,8 +116,9 @@ class AdapterBank:
         if len(named) == 1:
             self.use_one(named.pop())
             return
-        for name in named - {None}:
-            self.weights[name] = self.weights.pop(name)
+        for name in named:
+            if name is not None:
+                self.weights[name] = self.weights.pop(name)
         largest = max(Counter(rows).values())
         # Stacking copies weights, so groups without a row are kept as long as their padding is cheap.
         if not named <= set(self._groups) or len(self._groups) * largest > _PADDING * len(rows):

@@ -60,8 +60,9 @@ class RowCache(Cache):
     def release(self) -> None:
         """Give the memory back."""
         for layer in self.layers:
-            layer.keys = layer.values = None
-            layer.is_initialized = False
+            if isinstance(layer, _Layer):
+                layer.keys = layer.values = None
+                layer.is_initialized = False
 
     def _tensors(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
         pairs = [(layer.keys, layer.values) for layer in self.layers if isinstance(layer, _Layer)]

@@ -22,8 +22,6 @@ class Worlds(JobSpec):
 
     aside: ClassVar[frozenset[str]] = JobSpec.aside | {"workers"}
 
-    needs_ray: ClassVar[bool] = False
-
     kind: Literal["worlds"]
     worlds: Sequence[World] = Field(
         default_factory=all_worlds,
@@ -44,6 +42,11 @@ class Worlds(JobSpec):
             if len(values) != len(set(values)):
                 raise ValueError(f"{field}: a seed is listed twice")
         return self
+
+    @property
+    def needs_ray(self) -> bool:
+        """Tiny models train in this process."""
+        return False
 
     def summary(self) -> str:
         """Worlds and variations."""

@@ -146,7 +146,7 @@ class VllmEngine:
             out.put_nowait(error)
 
     def _sampling(self, request: GenerateRequest, work: Work) -> Any:
-        from vllm import SamplingParams  # pyright: ignore[reportMissingImports]
+        from vllm import SamplingParams  # pyright: ignore
         from vllm.sampling_params import RequestOutputKind  # pyright: ignore[reportMissingImports]
 
         return SamplingParams(

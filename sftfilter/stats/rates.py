@@ -62,8 +62,8 @@ def effective_size(cells: Cells, level: float = 0.95) -> float:
 
 def wilson(p: float, n: float, level: float = 0.95) -> tuple[float, float]:
     """Wilson's interval (1927) for a proportion seen in n rows; n may be an effective size."""
-    low, high = proportion_confint(p * n, n, alpha=1 - level, method="wilson")
-    return max(0.0, float(low)), min(1.0, float(high))  # pyright: ignore[reportArgumentType] (numbers in, numbers out)
+    limits: Any = proportion_confint(p * n, n, alpha=1 - level, method="wilson")
+    return max(0.0, float(limits[0])), min(1.0, float(limits[1]))
 
 
 def mean(cells: Cells, level: float = 0.95) -> Estimate:

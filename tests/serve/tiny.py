@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -69,7 +70,7 @@ def _model(chat: ChatFormat, seed: int) -> LlamaForCausalLM:
 def _lora(root: Path, k: int, chat: ChatFormat, shared: Adapter) -> HostedModel:
     from peft import LoraConfig, get_peft_model
 
-    model = get_peft_model(_model(chat, 0), LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
+    model: Any = get_peft_model(_model(chat, 0), LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
     torch.manual_seed(100 + k)
     for name, value in model.named_parameters():
         if "lora_B" in name:

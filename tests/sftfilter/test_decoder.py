@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from sftfilter.errors import DataError
 from sftfilter.generate_request import GenerateRequest
 
 STOP, PAD = 2, 0
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "vocab_size": 64,
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -153,7 +154,7 @@ def test_the_nucleus_holds_what_it_should() -> None:
 @pytest.mark.parametrize("family", ["mistral", "qwen3"])
 def test_sliding_windows_are_kept(family: str) -> None:
     torch.manual_seed(0)
-    shape = SHAPE | {"sliding_window": 6}
+    shape: dict[str, Any] = SHAPE | {"sliding_window": 6}
     if family == "mistral":
         model = MistralForCausalLM(MistralConfig(**shape)).eval()
     else:
@@ -179,7 +180,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, 
     for seed, (name, rank, targets) in enumerate(
         [("a", 4, "all-linear"), ("b", 2, ["q_proj", "down_proj"]), ("c", 8, ["gate_proj"])]
     ):
-        model = get_peft_model(tiny(), LoraConfig(r=rank, lora_alpha=8, target_modules=targets))
+        model: Any = get_peft_model(tiny(), LoraConfig(r=rank, lora_alpha=8, target_modules=targets))
         torch.manual_seed(10 + seed)
         for key, value in model.named_parameters():
             if "lora_B" in key:
@@ -222,6 +223,7 @@ def test_what_is_no_plain_lora_is_refused(adapters: dict[str, tuple[Path, LlamaF
     with pytest.raises(DataError, match="not a readable LoRA adapter"):
         read_adapter(tmp_path, tiny())
     torch.manual_seed(0)
-    other = LlamaForCausalLM(LlamaConfig(**SHAPE | {"hidden_size": 16}))
+    narrow: dict[str, Any] = {**SHAPE, "hidden_size": 16}
+    other = LlamaForCausalLM(LlamaConfig(**narrow))
     with pytest.raises(DataError, match="another size"):
         read_adapter(folder, other)

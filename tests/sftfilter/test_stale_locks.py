@@ -13,7 +13,8 @@ def test_only_old_locks_go(tmp_path: Path) -> None:
     for name, age in (("old", STALE_S + 60), ("new", 10)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "lock").touch()
-        os.utime(tmp_path / name / "lock", (time.time() - age,) * 2)
+        made = time.time() - age
+        os.utime(tmp_path / name / "lock", (made, made))
         (tmp_path / name / "built.so").touch()
     (line,) = clear_stale_locks(tmp_path)
     assert "16 minutes ago" in line and str(tmp_path / "old" / "lock") in line
