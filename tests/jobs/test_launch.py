@@ -105,6 +105,7 @@ def _judged(folder: Path, url: str, results: Path) -> Path:
 
 
 @pytest.mark.ray
+@pytest.mark.chaos
 @pytest.mark.timeout(600)
 def test_stop_resume_and_no_secret_anywhere(head: LocalNodes, tmp_path: Path, short_tmp: Path) -> None:
     folder, pause = tmp_path / "work", [3.0]
@@ -175,6 +176,7 @@ def _until(true: Callable[[], bool], seconds: float = 120) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.chaos
 def test_tls_with_our_own_ca_and_a_dropped_connection(head: LocalNodes, tmp_path: Path, short_tmp: Path) -> None:
     folder, hold = tmp_path / "work", threading.Event()
     folder.mkdir()

@@ -70,6 +70,7 @@ def bucket() -> Iterator[str]:
 
 
 @pytest.mark.ray
+@pytest.mark.chaos
 @pytest.mark.parametrize(
     ("zero_stage", "arms", "remote"),
     [(1, ["lora"], True), (2, ["full"], False), (3, ["full", "lora"], False)],
@@ -99,6 +100,7 @@ def test_a_killed_worker_costs_nothing_but_time(
 
 
 @pytest.mark.ray
+@pytest.mark.chaos
 def test_another_number_of_workers_goes_on_and_another_stage_is_refused(ray_once: None, case: Case) -> None:
     run = case.run("full", LONG["full"])
     killer = Killer(case.storage / "moved", ["full"], kill_one)
@@ -121,6 +123,7 @@ def test_another_number_of_workers_goes_on_and_another_stage_is_refused(ray_once
 
 
 @pytest.mark.ray
+@pytest.mark.chaos
 def test_a_killed_driver_goes_on_from_the_last_checkpoint(ray_once: None, case: Case) -> None:
     """SIGKILL to the process that started it all, Ray with it; the same call goes on, here in another cluster."""
     runs = [case.run("full", LONG["full"])]
@@ -145,6 +148,7 @@ def test_a_killed_driver_goes_on_from_the_last_checkpoint(ray_once: None, case: 
 
 
 @pytest.mark.ray
+@pytest.mark.chaos
 def test_a_lost_node_leaves_fewer_workers_that_go_on(case: Case) -> None:
     """Two nodes with a worker each; one is removed in mid-arm, and the other finishes alone."""
     done = subprocess.run(
@@ -206,6 +210,7 @@ def test_shards_with_code_in_them_are_not_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.chaos
 def test_a_worker_that_hangs_is_named(ray_once: None, case: Case) -> None:
     """SIGSTOP: the process lives and says nothing more."""
     killer = Killer(case.storage / "hangs", ["full"], lambda workers: os.kill(workers[1]["pid"], signal.SIGSTOP))
