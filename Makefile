@@ -7,7 +7,7 @@ PEERS  := .cache/bench-venv
 SPEC   ?= jobs/specs/quickstart.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos check bench bench-verdicts audit format clean
+.PHONY: help setup demo test test-slow chaos check bench bench-verdicts audit format clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ demo: $(READY) ## run the quickstart (or SPEC=...) and show its report
 
 test: $(READY) ## every test, the real pipeline at reduced size among them
 	@$(BIN)/python -m pytest
+
+test-slow: $(READY) ## tests of many minutes that `make test` leaves out
+	@$(BIN)/python -m pytest -m slow
 
 chaos: $(READY) ## kill workers, drivers and nodes in mid-run, drop connections, and compare with an undisturbed run
 	@$(BIN)/python -m pytest -m chaos

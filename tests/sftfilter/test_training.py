@@ -182,6 +182,7 @@ def test_workers_that_can_never_be_had_are_refused_at_once(ray_once: None, case:
         case.train([run], "never", workers=1, use_gpu=True)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_lost_stops_with_step_and_rows(ray_once: None, case: Case) -> None:
     wild = FULL.model_copy(update={"learning_rate": 1e6, "warmup_share": 0.0})
     with pytest.raises(
@@ -190,6 +191,7 @@ def test_a_loss_that_is_lost_stops_with_step_and_rows(ray_once: None, case: Case
         case.train([case.run("wild", wild)], "wild")
 
 
+@pytest.mark.slow
 def test_other_templates_are_refused_with_both_hashes(ray_once: None, case: Case) -> None:
     from dataclasses import replace
 
@@ -218,6 +220,7 @@ def test_base_models_that_are_not_whole_are_refused(case: Case, tmp_path: Path) 
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_tokenizer_of_another_model_is_refused_with_both_hashes(ray_once: None, case: Case) -> None:
     from dataclasses import replace
 
@@ -244,6 +247,7 @@ def test_plan_hash_tells_texts_apart(case: Case, tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_exports_in_between_are_models_and_curves_are_kept(ray_once: None, case: Case) -> None:
     settings = LORA.model_copy(update={"epochs": None, "steps": 6, "exports": Exports(every_steps=2)})
     best = settings.model_copy(update={"exports": Exports(every_steps=2, keep=1)})
@@ -291,6 +295,7 @@ def read_events(folder: Path) -> dict[str, dict[int, float]]:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_too_large_a_micro_batch_is_named_with_what_to_turn(ray_once: None, case: Case) -> None:
     huge = [{"row_id": "huge", "messages": [turn("user", "word " * 600_000)], "completion": "x"}, *rows()[:1]]
     settings = FULL.model_copy(update={"max_length": 10**7, "batch": 2})
