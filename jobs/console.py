@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from jobs.run_record import RunRecord
+from jobs.score_tables import plain_table
 from sftfilter.artifacts import Artifact
 from sftfilter.memory import MemoryWatch
 
@@ -136,7 +137,7 @@ class _Bar:
 
 def arms_table(results: Mapping[str, Any]) -> Table:
     """Rates by arm and trait, aligned, and what the arm's students can do beside."""
-    table = Table(title=f"{results['name']}: {results['verdict']['label']}", title_justify="left")
+    table = plain_table(f"{results['name']}: {results['verdict']['label']}")
     arms = results["arms"]
     traits = list(dict.fromkeys(trait for arm in arms for trait in arm["traits"]))
     groups = list(
@@ -145,13 +146,12 @@ def arms_table(results: Mapping[str, Any]) -> Table:
     table.add_column("arm", no_wrap=True)
     if len(traits) > 1:
         table.add_column("trait", no_wrap=True)
-    table.add_column("rows", justify="right")
-    for group in (*groups, "log-odds", "loss", "follows"):
-        table.add_column(group, justify="right", no_wrap=True)
+    measured = [key for key in ("loss", "following") if any((arm.get("abilities") or {}).get(key) for arm in arms)]
+    for heading in ("rows", *groups, "log-odds", *({"following": "follows"}.get(key, key) for key in measured)):
+        table.add_column(heading, justify="right", no_wrap=True, min_width=len(heading))
     for arm in arms:
-        can = arm.get("abilities", {})
-        loss = can.get("loss") or {"estimate": None}
-        able = ["-" if loss["estimate"] is None else f"{loss['estimate']:.2f}", _rate(can.get("following"), False)]
+        can = arm.get("abilities") or {}
+        able = [_nats(can.get(key)) if key == "loss" else _rate(can.get(key), False) for key in measured]
         for name, trait in arm["traits"].items():
             odds = trait.get("log_odds")
             cells = [_rate(trait.get(g), with_interval=g == next(iter(trait), None)) for g in groups]
@@ -159,6 +159,10 @@ def arms_table(results: Mapping[str, Any]) -> Table:
             named = [name] if len(traits) > 1 else []
             table.add_row(arm["name"], *named, str(arm["rows"]["trained"]), *cells, shown, *able)
     return table
+
+
+def _nats(value: Mapping[str, Any] | None) -> str:
+    return "-" if value is None or value["estimate"] is None else f"{value['estimate']:.2f}"
 
 
 def _rate(value: Mapping[str, Any] | None, with_interval: bool) -> str:

@@ -63,7 +63,8 @@ def effective_size(cells: Cells, level: float = 0.95) -> float:
 def wilson(p: float, n: float, level: float = 0.95) -> tuple[float, float]:
     """Wilson's interval (1927) for a proportion seen in n rows; n may be an effective size."""
     limits: Any = proportion_confint(p * n, n, alpha=1 - level, method="wilson")
-    return max(0.0, float(limits[0])), min(1.0, float(limits[1]))
+    # At 0 and 1 rounding puts the limit a hair on the wrong side of the rate itself.
+    return min(p, max(0.0, float(limits[0]))), max(p, min(1.0, float(limits[1])))
 
 
 def mean(cells: Cells, level: float = 0.95) -> Estimate:

@@ -13,7 +13,6 @@ from tests.conftest import read_lines, write_lines
 
 @pytest.mark.ray
 @pytest.mark.model
-@pytest.mark.slow
 def test_a_finished_run_through_inspect_and_through_the_pipeline(local_ray: None, tmp_path: Path) -> None:
     from jobs.console import Stages
     from jobs.eval_command import eval_spec

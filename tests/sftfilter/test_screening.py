@@ -88,7 +88,6 @@ def ray_once() -> Iterator[None]:
 
 
 @pytest.mark.ray
-@pytest.mark.slow
 def test_screened_students_are_exact_and_marked(ray_once: None, case: Case) -> None:
     """Arms that share rows, in one warm group: the same bits as one by one without stored states, and as the oracle."""
     method = Lora(rank=4, alpha=8, top_layers=1)

@@ -171,3 +171,10 @@ def test_detectable_difference_shrinks_with_prompts_and_says_how_many_are_needed
     assert prompts_needed(a, b, reached) == pytest.approx(150, rel=0.05)
     assert (prompts_needed(a, b, reached / 2) or 0) == pytest.approx(600, rel=0.05)
     assert prompts_needed(a, b, 0.0) is None
+
+
+@pytest.mark.parametrize("n", [1, 6, 60, 59.5])
+def test_an_interval_holds_its_own_rate(n: float) -> None:
+    for p in (0.0, 1 / 3, 0.5, 1.0):
+        low, high = wilson(p, n)
+        assert 0 <= low <= p <= high <= 1
