@@ -21,6 +21,7 @@ from sftfilter.stats import (
     paired_difference,
     prompts_needed,
     rate,
+    wilson,
 )
 
 
