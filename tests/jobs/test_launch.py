@@ -59,7 +59,7 @@ def test_submit_then_ray_job_submit(
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert done.stdout.rstrip().endswith("SUCCEEDED")
     first_lines = done.stdout.splitlines()[:2]
-    assert first_lines[0].startswith("uploads 5 files, ") and first_lines[1].split() == ["195.3", "KiB", "notes.bin"]
+    assert first_lines[0].startswith("uploads 6 files, ") and first_lines[1].split() == ["195.3", "KiB", "notes.bin"]
     results = short_tmp / "tiny" / "results.json"
     first = json.loads(results.read_text())
     assert not all(stage["reused"] for stage in first["stages"])
