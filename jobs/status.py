@@ -129,16 +129,16 @@ def cluster_status(client: JobSubmissionClient, job: JobDetails) -> RunStatus | 
 
 
 def _log_file(client: JobSubmissionClient, job: JobDetails, name: str) -> str | None:
-    from ray.util.state import get_log
-    from ray.util.state.exception import RayStateApiException
+    """A file among the logs of the job's node; None where it (or the node) is not there.
 
+    `ray.util.state.get_log` asks the cluster's GCS for the dashboard's address, which is not reached from outside;
+    so the client we have asks, with its token and its certificates.
+    """
     if job.driver_node_id is None:
         return None
-    try:
-        pieces = get_log(address=client.get_address(), node_id=job.driver_node_id, filename=name, tail=1_000_000)
-        return "".join(pieces)
-    except (RayStateApiException, OSError):
-        return None
+    query = {"node_id": job.driver_node_id, "filename": name, "lines": -1}
+    reply = client._do_request("GET", "/api/v0/logs/file", params=query, timeout=60)
+    return reply.content.decode(errors="replace") if reply.status_code == 200 else None
 
 
 def status_of(lines: Sequence[str], where: str) -> RunStatus:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -137,7 +138,7 @@ def test_the_command_serves_until_it_is_stopped_and_leaves_no_token_behind(root:
                 assert line, said
                 said += line
             assert stat.S_IMODE(token.stat().st_mode) == 0o600 and token.read_text().strip() not in said
-            answer(said.split()[0], token.read_text().strip(), "lora-2")
+            answer(re.findall(r"http://\S+", said)[0], token.read_text().strip(), "lora-2")
             assert "full-1" in said and "full-0" not in said
         finally:
             process.send_signal(signal.SIGINT)
