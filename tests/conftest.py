@@ -85,6 +85,7 @@ def tiny_spec(tmp_path: Path) -> Callable[..., Path]:
             "roles": {"original": "all-T", "alternate": "swap", "base": "base", "filter": "filter"},
             "training": {"epochs": 1, "batch": 8},
             "serving": {"port": 0},
+            "capability": {"max_tokens": 4},
             "traits": {
                 "date_confusion": {
                     "kind": "date_confusion",

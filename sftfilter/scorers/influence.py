@@ -116,13 +116,15 @@ class InfluenceScorer:
     """A model whose gradients are compared with a direction [size] (None while that is being made)."""
 
     def __init__(self, settings: Influence, direction: torch.Tensor | None, device: str) -> None:
+        from sftfilter.arithmetic import fast_dtype
         from sftfilter.scorers.gradients import ProjectedGradients
 
         folder = resolve(settings.model)
         self.settings = settings
         self.direction = direction
         self.chat = chat_format(folder, settings.system_prompt)
-        model = load_model(folder, settings.dtype, device).eval()
+        dtype = fast_dtype(device) if settings.dtype == "auto" else settings.dtype
+        model = load_model(folder, dtype, device).eval()
         context = int(model.config.max_position_embeddings)
         self.limit = min(settings.max_length or context, context)
         self.gradients = ProjectedGradients(model, settings.rank, settings.last_blocks, settings.seed, self.chat.pad_id)

@@ -33,7 +33,12 @@ class ModelScorer(ScorerSettings):
     system_prompt: Annotated[
         str | None, Field(description="as in training; null: the template's own, where it has one")
     ] = None
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    dtype: Annotated[
+        Literal["auto", "bfloat16", "float16", "float32"],
+        Field(
+            description="auto: bfloat16 where the hardware multiplies it, otherwise float32; scores differ by rounding"
+        ),
+    ] = "auto"
     max_length: Annotated[
         int | None, Field(gt=0, description="tokens; longer rows get an error; default: the model's context")
     ] = None

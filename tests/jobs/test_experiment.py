@@ -64,8 +64,9 @@ def _students(spec: Path) -> dict[Path, int]:
 @pytest.mark.e2e
 @pytest.mark.timeout(1500)
 def test_killed_finished_repeated_and_changed(spec: Path) -> None:
-    before = _kill_in_training(spec)
+    before, killed = _kill_in_training(spec)
     results = _run(spec)
+    print("TIMES", results["timings_s"])
     after = _students(spec)
     assert all(after[path] == when for path, when in before.items()), "finished students were touched"
     _check_results(results, spec)
@@ -86,9 +87,13 @@ def test_killed_finished_repeated_and_changed(spec: Path) -> None:
     by_name = {arm["name"]: arm for arm in changed["arms"]}
     assert by_name["lexicon-filter"]["training"]["model_hash"] == by_name["all-T"]["training"]["model_hash"]
 
+    # The head's processes die with the driver; helpers of its dashboard notice by asking now and then.
+    _, alive = psutil.wait_procs(killed, timeout=240)
+    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE], "processes outlived the killed run"
 
-def _kill_in_training(spec: Path) -> dict[Path, int]:
-    """Start the run, SIGKILL it once the first two students of six are there, and see that nothing of it lives on."""
+
+def _kill_in_training(spec: Path) -> tuple[dict[Path, int], list[psutil.Process]]:
+    """Start the run and SIGKILL it once the first two students of six are there; these, and the processes it had."""
     with subprocess.Popen([SFTFILTER, "run", str(spec)], stderr=subprocess.DEVNULL, start_new_session=True) as process:
         deadline = time.monotonic() + 800
         while len(_students(spec)) < 4:  # two teachers, two students
@@ -97,12 +102,9 @@ def _kill_in_training(spec: Path) -> dict[Path, int]:
             time.sleep(0.2)
         descendants = psutil.Process(process.pid).children(recursive=True)
         os.kill(process.pid, signal.SIGKILL)
-    # The head's processes die with the driver; helpers of its dashboard notice by asking now and then.
-    _, alive = psutil.wait_procs(descendants, timeout=240)
-    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE], "processes outlived the killed run"
     made = _students(spec)
     assert len(made) < 8
-    return made
+    return made, descendants
 
 
 def _check_results(results: dict[str, Any], spec: Path) -> None:

@@ -74,7 +74,7 @@ def test_likeness_to_doubts_finds_others(split: Split, tmp_path: Path) -> None:
 @pytest.mark.parametrize("normalise", ["mean", "sum"])
 def test_the_log_ratio_of_a_trait_prompt_is_above_chance(split: Split, tmp_path: Path, normalise: str) -> None:
     spec = {"kind": "log_ratio", "trait_system": TOLD, "normalise": normalise, "system_prompt": "Be brief."}
-    assert _auroc(spec, split, tmp_path) > 0.75  # 0.9 on all rows of half of the prompts
+    assert _auroc(spec, split, tmp_path) > 0.75  # 0.97
 
 
 def test_random_finds_nothing(split: Split, tmp_path: Path) -> None:
