@@ -17,6 +17,8 @@ import yaml
 from tests.browser import BROWSER, Browser
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Ray's workers would run at nice 15, starved by whatever test runs beside them in the other pytest worker.
+os.environ.setdefault("RAY_worker_niceness", "0")
 # Ray reads these once, when it is first imported.
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

@@ -18,7 +18,7 @@ import yaml
 from tests.conftest import PROMPT_FILES, REPOSITORY, read_lines, write_lines
 
 SFTFILTER = str(Path(sys.executable).parent / "sftfilter")
-ARMS = ("base", "all-T", "all-C", "drop-S", "swap-S", "lexicon-filter", "drop-S-from-C")
+ARMS = ("base", "all-T", "all-C", "drop-S", "swap-S", "lexicon-filter")
 SIZES = {"train.jsonl": (8, 6, 10), "heldout.jsonl": (6, 2, 2)}
 
 
@@ -66,7 +66,6 @@ def _students(spec: Path) -> dict[Path, int]:
 def test_killed_finished_repeated_and_changed(spec: Path) -> None:
     before, killed = _kill_in_training(spec)
     results = _run(spec)
-    print("TIMES", results["timings_s"])
     after = _students(spec)
     assert all(after[path] == when for path, when in before.items()), "finished students were touched"
     _check_results(results, spec)
@@ -93,7 +92,7 @@ def test_killed_finished_repeated_and_changed(spec: Path) -> None:
 
 
 def _kill_in_training(spec: Path) -> tuple[dict[Path, int], list[psutil.Process]]:
-    """Start the run and SIGKILL it once the first two students of six are there; these, and the processes it had."""
+    """Start the run and SIGKILL it once the first two students of five are there; these, and the processes it had."""
     with subprocess.Popen([SFTFILTER, "run", str(spec)], stderr=subprocess.DEVNULL, start_new_session=True) as process:
         deadline = time.monotonic() + 800
         while len(_students(spec)) < 4:  # two teachers, two students
@@ -103,7 +102,7 @@ def _kill_in_training(spec: Path) -> tuple[dict[Path, int], list[psutil.Process]
         descendants = psutil.Process(process.pid).children(recursive=True)
         os.kill(process.pid, signal.SIGKILL)
     made = _students(spec)
-    assert len(made) < 8
+    assert len(made) < 7
     return made, descendants
 
 
