@@ -17,7 +17,7 @@ from sftfilter.config import Settings
 from sftfilter.interventions import Decided, counts_of, decide, reserve_pool
 from sftfilter.schema import DECISIONS
 from sftfilter.score_frame import ScoreFrame, score_frame
-from sftfilter.selectors import needs_lengths
+from sftfilter.selectors import lists_ids, needs_lengths
 from sftfilter.training_plan import TrainingPlan
 
 if TYPE_CHECKING:
@@ -121,7 +121,9 @@ def experiment_frame(spec: Experiment, material: Material) -> ScoreFrame:
     }
     prompts = [material.prompts, *([material.reserve.prompts] if material.reserve.prompts else [])]
     known = pl.concat([scan(a, "prompts") for a in prompts])
-    return score_frame(rollouts, scores, known, lengths=needs_lengths(spec.selectors))
+    return score_frame(
+        rollouts, scores, known, lengths=needs_lengths(spec.selectors), source_ids=lists_ids(spec.selectors)
+    )
 
 
 def _plan_arm(
