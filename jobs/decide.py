@@ -10,6 +10,7 @@ from typing import Any
 from jobs.arms import keep_decisions
 from jobs.console import Stages
 from jobs.decide_tables import decisions_table, sweep_table
+from jobs.exports import Exports
 from jobs.frames import frame_of
 from jobs.guards import read_evaluation, refuse_overlaps
 from jobs.kinds.decide import Decide
@@ -51,8 +52,13 @@ def run_decide(spec: Decide, root: Path, stages: Stages, command: str) -> Mappin
         swept = list(_sweep(spec, frame))
     if spec.export != "none":
         with stages.stage("training", f"sets as {spec.export}, conversations in `messages`"):
+            exports = Exports(folder / "train")
             for name, one in made.items():
-                one.record["training_set"] = str(_export(spec, name, one, scored, reserve, folder))
+                file = _export(spec, name, one, scored, reserve, exports.folder)
+                exports.wrote(file)
+                one.record["training_set"] = str(file)
+            for line in exports.finish():
+                stages.say(line)
     record = job_record(spec, scored, stages, command)
     record |= {"decisions": {name: one.record for name, one in made.items()}, "sweep": swept}
     write_json(folder / "decide.json", record)
@@ -145,7 +151,7 @@ def _export(
     assert spec.export != "none"
     sources = [a.path / "rollouts.parquet" for a in [*scored.rollouts.values(), *reserve.values()]]
     sources += [made.derived.path / "derived.parquet"] if made.derived else []
-    target = folder / "train" / f"{name}.{spec.export}"
+    target = folder / f"{name}.{spec.export}"
     write_training_set(target, made.decisions.path / "decisions.parquet", sources, spec.export)
     return target
 
