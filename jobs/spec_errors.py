@@ -28,6 +28,13 @@ def problems(file: Path, tree: Any, data: Mapping[str, Any], error: ValidationEr
     return "\n".join(dict.fromkeys(_problem(file, tree, problem) for problem in found))
 
 
+def place_of(tree: Any, location: Sequence[int | str]) -> tuple[int, str | None]:
+    """Line of a location, or of as much of it as is there, and its text where it is a single value."""
+    node, line, shown = _walk(tree, location)
+    whole = len(shown) == len(location) and isinstance(node, yaml.ScalarNode)
+    return line, node.value if whole else None
+
+
 def _with_valid_kinds(error: ValidationError, data: Mapping[str, Any], spec: TypeAdapter[Any]) -> Iterator[Any]:
     """The problems. pydantic does not say which kinds there are where none is given, only where a wrong one is."""
     missing = [p for p in error.errors() if p["type"] == "union_tag_not_found"]
