@@ -17,6 +17,7 @@ from jobs.kinds.decide import Decide
 from jobs.records import write_json
 from jobs.rewrites import Rewriter
 from jobs.score import Scored, job_record, score_everything
+from jobs.subsets import subset_notes
 from jobs.tutoring import base_of
 from sftfilter.artifacts import Artifact, Store
 from sftfilter.errors import DataError
@@ -50,6 +51,10 @@ def run_decide(spec: Decide, root: Path, stages: Stages, command: str) -> Mappin
         frame = frame_of(spec.selectors, scored, reserve)
         made = {name: _decide(spec, name, frame, scored, reserve, store, stages) for name in spec.decisions}
         swept = list(_sweep(spec, frame))
+        sets = {name: (decision.teacher, decision.intervention) for name, decision in spec.decisions.items()}
+        notes = subset_notes("decision", sets, {name: [one.record] for name, one in made.items()})
+        for line in notes:
+            stages.say(line)
     if spec.export != "none":
         with stages.stage("training", f"sets as {spec.export}, conversations in `messages`"):
             exports = Exports(folder / "train")
@@ -60,7 +65,7 @@ def run_decide(spec: Decide, root: Path, stages: Stages, command: str) -> Mappin
             for line in exports.finish():
                 stages.say(line)
     record = job_record(spec, scored, stages, command)
-    record |= {"decisions": {name: one.record for name, one in made.items()}, "sweep": swept}
+    record |= {"decisions": {name: one.record for name, one in made.items()}, "sweep": swept, "notes": notes}
     write_json(folder / "decide.json", record)
     stages.console.print(decisions_table(record["decisions"]))
     if swept:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from jobs.arms import ArmPlan, Material, experiment_frame, plan_arms
+from jobs.arms import ArmPlan, Material, experiment_frame, notes_on, plan_arms
 from jobs.console import Stages
 from jobs.kinds.experiment import Experiment
 from jobs.outcome import grade_cells
@@ -192,6 +192,11 @@ def test_an_arm_without_rows_is_planned_as_empty_and_the_others_go_on(plans: dic
     assert nothing.plan is None and not nothing.hosted
     assert nothing.empty == "of its 15 rows none is left"
     assert sum(plan.plan is not None for plan in plans.values()) == 12
+
+
+def test_a_subset_of_every_row_is_a_note(spec: Experiment, plans: dict[str, ArmPlan]) -> None:
+    (note,) = notes_on(spec, list(plans.values()))
+    assert note == "arm nothing: selector 'all' selects every one of its rows, so none is left as in all-T"
 
 
 def test_a_seed_without_a_student_is_a_column_of_nan(plans: dict[str, ArmPlan]) -> None:
