@@ -12,12 +12,13 @@ from jobs.kinds.experiment import Arm, Experiment
 from jobs.planning import plan_rows
 from jobs.reserve import Reserve
 from jobs.rewrites import Rewriter
+from jobs.subsets import subset_notes
 from sftfilter.artifacts import Artifact, Store, write_table
 from sftfilter.config import Settings
 from sftfilter.interventions import Decided, counts_of, decide, reserve_pool
 from sftfilter.schema import DECISIONS
 from sftfilter.score_frame import ScoreFrame, score_frame
-from sftfilter.selectors import needs_lengths
+from sftfilter.selectors import lists_ids, needs_lengths
 from sftfilter.training_plan import TrainingPlan
 
 if TYPE_CHECKING:
@@ -103,7 +104,15 @@ def plan_arms(spec: Experiment, material: Material, rewriter: Rewriter, store: S
                 stages.console.print(f"  [yellow]{plan.student} is not trained: {plan.empty}[/]")
             plans.append(plan)
     stages.console.print(f"  {sum(plan.plan is not None for plan in plans)} students planned")
+    for line in notes_on(spec, plans):
+        stages.say(line)
     return plans
+
+
+def notes_on(spec: Experiment, plans: Sequence[ArmPlan]) -> list[str]:
+    """A line for each arm that its subset S leaves as it was, or leaves nothing of."""
+    arms = {name: (arm.teacher, arm.intervention) for name, arm in spec.arms.items()}
+    return subset_notes("arm", arms, {name: [plan.counts for plan in plans if plan.name == name] for name in arms})
 
 
 def experiment_frame(spec: Experiment, material: Material) -> ScoreFrame:
@@ -121,7 +130,9 @@ def experiment_frame(spec: Experiment, material: Material) -> ScoreFrame:
     }
     prompts = [material.prompts, *([material.reserve.prompts] if material.reserve.prompts else [])]
     known = pl.concat([scan(a, "prompts") for a in prompts])
-    return score_frame(rollouts, scores, known, lengths=needs_lengths(spec.selectors))
+    return score_frame(
+        rollouts, scores, known, lengths=needs_lengths(spec.selectors), source_ids=lists_ids(spec.selectors)
+    )
 
 
 def _plan_arm(

@@ -15,6 +15,7 @@ from jobs.launch_cli import Overrides, SpecPath
 from jobs.run import readable_errors
 from jobs.spec import load_spec
 from sftfilter.config import did_you_mean
+from sftfilter.errors import DataError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,9 +37,19 @@ app = typer.Typer(
 
 @app.command()
 def validate(spec: SpecPath, overrides: Overrides = None) -> None:
-    """Check a spec: unknown keys, wrong values, names that refer to nothing, each with its line."""
+    """Check a spec: unknown keys, wrong values, names that refer to nothing, each with its line.
+
+    Files on this machine are looked at too: whether they are there, and have the columns that the spec names.
+    """
+    from jobs.foresight import foresee
+
     with readable_errors():
         parsed = load_spec(spec, overrides or [])
+        stops, notes = foresee(spec, parsed)
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
+        if stops:
+            raise DataError("\n".join(stops))
         print(f"{spec}: valid. {parsed.kind} '{parsed.name}', {parsed.summary()}, spec hash {parsed.spec_hash}")
 
 

@@ -10,12 +10,14 @@ from typing import Any
 from jobs.arms import keep_decisions
 from jobs.console import Stages
 from jobs.decide_tables import decisions_table, sweep_table
+from jobs.exports import Exports
 from jobs.frames import frame_of
 from jobs.guards import read_evaluation, refuse_overlaps
 from jobs.kinds.decide import Decide
 from jobs.records import write_json
 from jobs.rewrites import Rewriter
 from jobs.score import Scored, job_record, score_everything
+from jobs.subsets import subset_notes
 from jobs.tutoring import base_of
 from sftfilter.artifacts import Artifact, Store
 from sftfilter.errors import DataError
@@ -49,12 +51,21 @@ def run_decide(spec: Decide, root: Path, stages: Stages, command: str) -> Mappin
         frame = frame_of(spec.selectors, scored, reserve)
         made = {name: _decide(spec, name, frame, scored, reserve, store, stages) for name in spec.decisions}
         swept = list(_sweep(spec, frame))
+        sets = {name: (decision.teacher, decision.intervention) for name, decision in spec.decisions.items()}
+        notes = subset_notes("decision", sets, {name: [one.record] for name, one in made.items()})
+        for line in notes:
+            stages.say(line)
     if spec.export != "none":
         with stages.stage("training", f"sets as {spec.export}, conversations in `messages`"):
+            exports = Exports(folder / "train")
             for name, one in made.items():
-                one.record["training_set"] = str(_export(spec, name, one, scored, reserve, folder))
+                file = _export(spec, name, one, scored, reserve, exports.folder)
+                exports.wrote(file)
+                one.record["training_set"] = str(file)
+            for line in exports.finish():
+                stages.say(line)
     record = job_record(spec, scored, stages, command)
-    record |= {"decisions": {name: one.record for name, one in made.items()}, "sweep": swept}
+    record |= {"decisions": {name: one.record for name, one in made.items()}, "sweep": swept, "notes": notes}
     write_json(folder / "decide.json", record)
     stages.console.print(decisions_table(record["decisions"]))
     if swept:
@@ -145,7 +156,7 @@ def _export(
     assert spec.export != "none"
     sources = [a.path / "rollouts.parquet" for a in [*scored.rollouts.values(), *reserve.values()]]
     sources += [made.derived.path / "derived.parquet"] if made.derived else []
-    target = folder / "train" / f"{name}.{spec.export}"
+    target = folder / f"{name}.{spec.export}"
     write_training_set(target, made.decisions.path / "decisions.parquet", sources, spec.export)
     return target
 

@@ -9,7 +9,7 @@ from jobs.score import Scored
 from sftfilter.artifacts import Artifact
 from sftfilter.interventions import reserve_pool
 from sftfilter.score_frame import ScoreFrame, score_frame
-from sftfilter.selectors import Selector, needs_lengths
+from sftfilter.selectors import Selector, lists_ids, needs_lengths
 
 if TYPE_CHECKING:
     import polars as pl
@@ -28,7 +28,7 @@ def frame_of(
         name: pl.concat([_scan(a, "scores") for (_, scorer), a in scored.scores.items() if scorer == name])
         for name in scorers
     }
-    return score_frame(rollouts, scores, lengths=needs_lengths(selectors))
+    return score_frame(rollouts, scores, lengths=needs_lengths(selectors), source_ids=lists_ids(selectors))
 
 
 def _scan(artifact: Artifact, table: str) -> pl.LazyFrame:

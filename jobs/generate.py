@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.console import Stages
+from jobs.exports import Exports
 from jobs.kinds.generate import Generate
 from jobs.records import base_record, row_counts, write_json
 from jobs.tutoring import load_base, make_rollouts, read_source, tune_teachers
@@ -30,7 +31,13 @@ def run_generate(spec: Generate, root: Path, stages: Stages, command: str) -> Ma
     files: dict[str, str] = {}
     if spec.export != "none":
         with stages.stage("export", f"conversations in `messages`, as {spec.export}"):
-            files = {name: str(export_rollouts(folder, name, made, spec.export)) for name, made in rollouts.items()}
+            exports = Exports(folder / "rollouts")
+            for name, made in rollouts.items():
+                file = export_rollouts(exports.folder, name, made, spec.export)
+                exports.wrote(file)
+                files[name] = str(file)
+            for line in exports.finish():
+                stages.say(line)
     record = base_record(spec, stages, command) | {
         "counts": {"prompts": row_counts(prompts)} | {name: row_counts(made) for name, made in rollouts.items()},
         "rollouts": {name: str(made.path / "rollouts.parquet") for name, made in rollouts.items()},
@@ -43,8 +50,8 @@ def run_generate(spec: Generate, root: Path, stages: Stages, command: str) -> Ma
 
 
 def export_rollouts(folder: Path, teacher: str, rollouts: Artifact, form: Literal["parquet", "jsonl"]) -> Path:
-    """Write `folder/rollouts/TEACHER.FORM`: the conversation in `messages` (the answer last), and where it comes from."""
-    target = folder / "rollouts" / f"{teacher}.{form}"
+    """Write `folder/TEACHER.FORM`: the conversation in `messages` (the answer last), and where it comes from."""
+    target = folder / f"{teacher}.{form}"
     rows = _conversations(rollouts.path / "rollouts.parquet")
     with disk_errors(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)

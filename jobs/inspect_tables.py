@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.score_tables import pairing_table, plain_table
+from sftfilter.inspection.spread import OF
 from sftfilter.report.formats import MISSING, percent, short_number
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -51,10 +52,19 @@ def histograms(findings: Mapping[str, Any]) -> Table:
             for group, counts in groups.items():
                 own = findings["scores"].get(group, {}).get(scorer) if column == "teacher" else None
                 errors, mean = (f"{own['errors']:,}", short_number(own["mean"])) if own else ("", "")
-                label = group if column == "teacher" else f"{column} {_short(group)}"
+                label = _label(column, group)
                 table.add_row(Text("  ") + printable(label, 20), sparkline(counts), f"{sum(counts):,}", errors, mean)
         table.add_section()
     return table
+
+
+def _label(column: str, group: str) -> str:
+    """What tells a line from its neighbours comes first, since the end is cut."""
+    if column == "teacher":
+        return group
+    if column.startswith(OF):
+        return f"{_short(group)} of {column.removeprefix(OF)}"
+    return f"{column} {_short(group)}"
 
 
 def _short(group: str) -> str:

@@ -53,6 +53,8 @@ def _check(name: str, labels: Labels, marked: pl.DataFrame, truth: pl.Series, re
     from sftfilter.calibration import auprc, auroc, calibrate, corrected_prevalence
 
     scores = marked[name].cast(float).fill_null(np.nan).to_numpy()
+    if marked[name].drop_nulls().n_unique() == 1:
+        return {"calibration": None, "note": "every labelled row has the same score", "rates": {}}
     threshold = labels.thresholds.get(name)
     try:
         if threshold is None:

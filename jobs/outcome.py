@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from jobs.abilities import ability_cells, ability_record, broken_arms
-from jobs.arms import ArmPlan, Material
+from jobs.arms import ArmPlan, Material, notes_on
 from jobs.console import Stages
 from jobs.curves import is_step, trait_curve
 from jobs.evaluating import Evaluated
@@ -137,6 +137,7 @@ def assemble(
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": command,
         "verdict": verdict,
+        "notes": notes_on(spec, made.plans),
         "gates": gates,
         "estimands": estimands,
         "arms": arm_records(spec, made, tables, abilities),

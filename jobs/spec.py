@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from jobs.kinds import Spec
 from jobs.kinds.experiment import Arm, Experiment
-from jobs.spec_errors import problems
+from jobs.spec_errors import place_of, problems
 from sftfilter.config import Settings
 from sftfilter.errors import SpecError
 
@@ -39,6 +39,15 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
         return adapter.validate_python(data, context={"folder": file.parent})
     except ValidationError as error:
         raise SpecError(problems(file, tree, data, error, adapter)) from error
+
+
+def place_in(path: str | Path, location: Sequence[str | int]) -> tuple[int, str | None]:
+    """The line of a spec file on which a field stands, or what holds it, and the field's text as written if it is one.
+
+    What a file `extends` or a `--set` brings in has no line of its own.
+    """
+    _, tree = _read(Path(path))
+    return place_of(tree, location)
 
 
 T = TypeVar("T", bound=Settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,13 @@ def problems(file: Path, tree: Any, data: Mapping[str, Any], error: ValidationEr
     """
     found = [*_with_valid_kinds(error, data, spec)]
     return "\n".join(dict.fromkeys(_problem(file, tree, problem) for problem in found))
+
+
+def place_of(tree: Any, location: Sequence[int | str]) -> tuple[int, str | None]:
+    """Line of a location, or of as much of it as is there, and its text where it is a single value."""
+    node, line, shown = _walk(tree, location)
+    whole = len(shown) == len(location) and isinstance(node, yaml.ScalarNode)
+    return line, node.value if whole else None
 
 
 def _with_valid_kinds(error: ValidationError, data: Mapping[str, Any], spec: TypeAdapter[Any]) -> Iterator[Any]:
@@ -70,7 +78,39 @@ def _problem(file: Path, tree: Any, problem: Mapping[str, Any]) -> str:
             line = _line(node, "kind", line)
             shown.append("kind")
             message = _unknown_kind(str(context["tag"]), str(context["expected_tags"]))
+        case "value_error":
+            line = _pointed_at(node, line, message)
     return f"{file}:{line}: {'.'.join(shown) + ': ' if shown else ''}{message}"
+
+
+def _pointed_at(node: Any, line: int, message: str) -> int:
+    """The line of the field that a message begins with, and there of the word that it quotes.
+
+    What is checked across the whole spec is raised for the spec, so only its text says where: `arms.x.teacher: no ...`.
+    """
+    rest, below = message, True
+    while below and isinstance(node, yaml.MappingNode):
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        key = max((k for k in keys if re.match(re.escape(k) + "[.: ]", rest)), key=len, default="")  # names hold dots
+        found = _child(node, key) if key else None
+        below = found is not None and rest[len(key)] == "."
+        if found is not None:
+            rest = rest[len(key) + 1 :]
+            node, line = found
+    quoted = re.match(r"\s*no [\w` ]+ '(.*?)'", rest)
+    return next(_scalars(node, quoted[1]), line) if quoted else line
+
+
+def _scalars(node: Any, value: str) -> Iterator[int]:
+    """Lines of the scalars below a node, or itself, that hold this value."""
+    if isinstance(node, yaml.ScalarNode) and node.value == value:
+        yield node.start_mark.line + 1
+    elif isinstance(node, yaml.MappingNode):
+        for _, inner in node.value:
+            yield from _scalars(inner, value)
+    elif isinstance(node, yaml.SequenceNode):
+        for inner in node.value:
+            yield from _scalars(inner, value)
 
 
 def _unknown_kind(tag: str, expected: str) -> str:

@@ -14,14 +14,14 @@ from sftfilter.reading.budget import NAMED, refusal, within_budget
 from sftfilter.reading.rows import Reader, Row
 from sftfilter.reading.source import FileSource, Format
 from sftfilter.reading.units import Unit, found, plan
-from sftfilter.schema import PROMPTS, QUARANTINE
+from sftfilter.schema import QUARANTINE, READ_PROMPTS
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from sftfilter.chat_format import ChatFormat
 
-VERSION = 3
+VERSION = 4
 _BATCH = 4096
 
 
@@ -98,7 +98,7 @@ class _Prompts:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        with pq.ParquetWriter(folder / "prompts.parquet", PROMPTS, compression="zstd") as sink:
+        with pq.ParquetWriter(folder / "prompts.parquet", READ_PROMPTS, compression="zstd") as sink:
             for rows in self._batches(units):
                 sink.write_table(_table(rows))
         tally = self.reader.tally
@@ -173,6 +173,13 @@ def _table(rows: Sequence[Row]) -> pa.Table:
     import pyarrow as pa
 
     records = [
-        {"prompt_id": r.prompt_id, "messages": r.messages, "kind": r.kind or "", "source": r.source} for r in rows
+        {
+            "prompt_id": r.prompt_id,
+            "messages": r.messages,
+            "kind": r.kind or "",
+            "source": r.source,
+            "source_id": r.source_id,
+        }
+        for r in rows
     ]
-    return pa.Table.from_pylist(records, PROMPTS)
+    return pa.Table.from_pylist(records, READ_PROMPTS)

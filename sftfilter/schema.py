@@ -24,6 +24,7 @@ MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
 PROMPTS = pa.schema(
     [("prompt_id", pa.string()), ("messages", pa.list_(MESSAGE)), ("kind", pa.string()), ("source", pa.string())]
 )
+READ_PROMPTS = PROMPTS.append(pa.field("source_id", pa.string()))  # what the file itself calls the row
 GENERATION = pa.struct(
     [
         ("model_hash", pa.string()),  # of the weights; of an endpoint, the model and fingerprint that it names

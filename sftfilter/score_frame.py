@@ -28,6 +28,8 @@ class ScoreFrame:
         rollout_ids: by row.
         prompt_ids: by prompt number, in their own order.
         spans: teacher -> its first row and one past its last.
+        source_ids: by row, what its file calls it; null where it does not say. Only if asked for.
+        prompt_source_ids: by prompt number, what the file of prompts calls it. Only if asked for.
     """
 
     rows: pl.DataFrame
@@ -35,6 +37,8 @@ class ScoreFrame:
     rollout_ids: pl.Series
     prompt_ids: pl.Series
     spans: Mapping[str, tuple[int, int]]
+    source_ids: pl.Series | None = None
+    prompt_source_ids: pl.Series | None = None
 
     def pool(self, teacher: str | None) -> Pool:
         """The rows of one teacher, or of all.
@@ -110,6 +114,7 @@ def score_frame(
     scores: Mapping[str, pl.LazyFrame],
     prompts: pl.LazyFrame | None = None,
     lengths: bool = False,
+    source_ids: bool = False,
 ) -> ScoreFrame:
     """Build the frame, once for any number of decisions.
 
@@ -118,13 +123,14 @@ def score_frame(
         scores: scorer -> its scores table; rollouts that it lacks have no score.
         prompts: the prompts table, whose kind and source then hold; without it, the rollouts' own do.
         lengths: also count the characters of every answer, the only thing that needs the texts.
+        source_ids: also keep what the files themselves call rows and prompts.
 
     Raises:
         DataError: a rollout id is there twice, in the rollouts or in a scorer's table.
     """
     import polars as pl
 
-    rows = _stacked(rollouts, lengths)
+    rows = _stacked(rollouts, lengths, source_ids)
     prompt_ids = rows["prompt_id"].unique()
     if prompts is not None:
         known = prompts.select("prompt_id", "kind", pl.col("source").alias("prompt_source")).collect()
@@ -134,15 +140,28 @@ def score_frame(
         rows = rows.with_columns(source=pl.coalesce("prompt_source", "source")).drop("prompt_source")
     rows = rows.with_columns(pl.col("kind", "source").fill_null("").cast(pl.Categorical))
     prompt_ids = prompt_ids.sort()
+    called = _prompts_called(prompt_ids, prompts) if source_ids else None
     numbers = pl.DataFrame({"prompt_id": prompt_ids}).with_row_index("prompt")
     rows = rows.join(numbers, on="prompt_id", how="left").drop("prompt_id")
     rows = rows.with_columns(rank=pl.col("rollout_id").rank("ordinal")).sort("teacher", "prompt", "rank")
     rows = rows.with_columns(number=pl.int_range(pl.len(), dtype=pl.UInt32).over("teacher", "prompt"))
     ids = rows["rollout_id"]
-    return ScoreFrame(rows.drop("rollout_id"), _score_columns(ids, scores), ids, prompt_ids, _spans(rows, rollouts))
+    own = rows["source_id"] if source_ids else None
+    kept = rows.drop("rollout_id", "source_id", strict=False)
+    return ScoreFrame(kept, _score_columns(ids, scores), ids, prompt_ids, _spans(rows, rollouts), own, called)
 
 
-def _stacked(rollouts: Mapping[str, pl.LazyFrame], lengths: bool) -> pl.DataFrame:
+def _prompts_called(prompt_ids: pl.Series, prompts: pl.LazyFrame | None) -> pl.Series:
+    import polars as pl
+
+    if prompts is None:
+        return pl.Series([None], dtype=pl.String).new_from_index(0, len(prompt_ids))
+    known = prompts.select("prompt_id", "source_id").collect()
+    every = pl.DataFrame({"prompt_id": prompt_ids})
+    return every.join(known, on="prompt_id", how="left", maintain_order="left", validate="m:1")["source_id"]
+
+
+def _stacked(rollouts: Mapping[str, pl.LazyFrame], lengths: bool, source_ids: bool) -> pl.DataFrame:
     """All teachers' rows: rollout_id, prompt_id, source, kind, teacher as an Enum in the order given, and length."""
     import polars as pl
 
@@ -150,6 +169,8 @@ def _stacked(rollouts: Mapping[str, pl.LazyFrame], lengths: bool) -> pl.DataFram
     wanted = [pl.col("rollout_id"), pl.col("prompt_id"), pl.col("source"), pl.col("kind")]
     if lengths:
         wanted.append(pl.col("completion").str.len_chars().alias("length"))
+    if source_ids:
+        wanted.append(pl.col("source_id"))
     parts = [frame.select(*wanted, pl.lit(name, enum).alias("teacher")) for name, frame in rollouts.items()]
     rows = pl.concat(parts).collect(engine="streaming")
     doubled = rows["rollout_id"].filter(rows["rollout_id"].is_duplicated()).unique().sort()

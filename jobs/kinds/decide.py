@@ -88,7 +88,12 @@ class Decide(RolloutJob):
                     check_known("teacher", f"{where}.intervention.to", teacher, self.rollouts)
                 check_known("scorer", f"{where}.intervention.lowest", intervention.lowest, self.scorers)
             if isinstance(intervention, Backfill):
-                check_known("teacher in `reserve`", f"{where}.with_teacher", intervention.with_teacher, self.reserve)
+                check_known(
+                    "teacher in `reserve`",
+                    f"{where}.intervention.with_teacher",
+                    intervention.with_teacher,
+                    self.reserve,
+                )
         if self.sweep:
             check_known("selector", "sweep.selector", self.sweep.selector, self.selectors)
             if getattr(self.selectors[self.sweep.selector], self.sweep.field, None) is None:

@@ -21,8 +21,8 @@ def agreement(rows: pl.DataFrame, columns: Sequence[str]) -> dict[str, Any]:
     """Every pair of columns over the rows that have both.
 
     Returns:
-        columns; rank_correlation: Spearman's rho, None where one of them is constant; top_decile: the share of the
-        first's highest tenth that lies in the second's too (chance is 0.1, also where scores tie);
+        columns; rank_correlation: Spearman's rho, top_decile: the share of the first's highest tenth that lies in the
+        second's too (chance is 0.1, also where scores tie); both are None where a column is constant;
         rows: how many have both.
     """
     rho: Matrix = [[None] * len(columns) for _ in columns]
@@ -42,6 +42,8 @@ def _pair(rows: pl.DataFrame, first: str, second: str) -> tuple[int, float | Non
 
     pair = rows.select(pl.col(first).alias("a"), pl.col(second).alias("b")).drop_nulls()
     if pair.height < 2:
+        return pair.height, None, None
+    if min(pair["a"].n_unique(), pair["b"].n_unique()) < 2:
         return pair.height, None, None
     rho = pair.select(pl.corr("a", "b", method="spearman")).item()
     inside = [_top_tenth(pair[column].to_numpy()) for column in ("a", "b")]

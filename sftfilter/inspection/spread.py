@@ -14,6 +14,8 @@ BINS = 30
 _TAIL = 0.002
 _GROUPS = 6
 OTHER = "others"
+OF = "source of "
+"""Begins the name of a teacher's own sources."""
 _REASONS = 5
 
 
@@ -41,7 +43,8 @@ def histogram(rows: pl.LazyFrame, scorer: str, by: Sequence[str], first: Sequenc
         first: groups that are shown whatever their size, and in this order; the others follow by size.
 
     Returns:
-        bins: [{low, high}], beyond: rows outside of the bins, by: {column: {group: [rows per bin]}}.
+        bins: [{low, high}], beyond: rows outside of the bins, by: {column: {group: [rows per bin]}}; where there are
+        several teachers, also `source of TEACHER` for each that has several sources.
     """
     import polars as pl
 
@@ -69,11 +72,14 @@ def histogram(rows: pl.LazyFrame, scorer: str, by: Sequence[str], first: Sequenc
         edges = [{"low": low + width * n, "high": low + width * (n + 1)} for n in range(BINS)]
     placed = scored.with_columns(place.alias("bin"))
     beyond = scored.filter((pl.col("score") < low) | (pl.col("score") > high)).select(pl.len()).collect().item()
-    return {
-        "bins": edges,
-        "beyond": beyond,
-        "by": {column: _counted(placed, column, len(edges), first) for column in by},
-    }
+    counted: dict[str, dict[str, list[int]]] = {}
+    for column in by:
+        counted[column] = _counted(placed, column, len(edges), first)
+        if column == "source" and len(teachers := list(counted.get("teacher", {}))) > 1:
+            for teacher in teachers:
+                own = _counted(placed.filter(pl.col("teacher") == teacher), column, len(edges), ())
+                counted |= {OF + teacher: own} if len(own) > 1 else {}
+    return {"bins": edges, "beyond": beyond, "by": counted}
 
 
 def _counted(placed: pl.LazyFrame, column: str, bins: int, first: Sequence[str]) -> dict[str, list[int]]:

@@ -70,13 +70,16 @@ def refused_option(uri: str) -> str | None:
     return None
 
 
-def find(paths: Sequence[str]) -> list[File]:
+def find(paths: Sequence[str], *, stamps: bool = True) -> list[File]:
     """The files behind paths, folders, globs and URIs, in the order of the list and by name within an entry.
+
+    Args:
+        stamps: without them local files are listed and not read; good for a look, not for a key.
 
     Raises:
         DataError: an entry matches nothing, cannot be reached, or may not be read.
     """
-    files = [file for path in paths for file in _matches(path)]
+    files = [file for path in paths for file in _matches(path, stamps)]
     unique = list({file.uri: file for file in files}.values())
     parts = [PurePosixPath(urlsplit(f.uri).path if "://" in f.uri else f.uri).parts for f in unique]
     columns = zip(*(p[:-1] for p in parts), strict=False)
@@ -138,7 +141,7 @@ def explained(uri: str) -> Iterator[None]:
         raise DataError(f"{shown}: cannot be read: {text[:300]}") from error
 
 
-def _matches(path: str) -> list[File]:
+def _matches(path: str, stamps: bool) -> list[File]:
     from pyarrow import fs
 
     uri = complete(path)
@@ -146,7 +149,7 @@ def _matches(path: str) -> list[File]:
         system, inner = filesystem(uri)
         info = system.get_file_info(inner)
         if info.type == fs.FileType.File:
-            return [_file(uri, inner, info)]
+            return [_file(uri, inner, info, stamps)]
         if info.type == fs.FileType.Directory:
             below = system.get_file_info(fs.FileSelector(inner, recursive=True))
         elif any(c in inner for c in _GLOB):
@@ -157,7 +160,7 @@ def _matches(path: str) -> list[File]:
     if not found:
         what = "no file matches" if any(c in inner for c in _GLOB) else "the folder holds no file that can be read:"
         raise DataError(f"{what} {path}; extensions: {', '.join(EXTENSIONS)}, each plain, .gz or .zst")
-    return [_file(uri, i.path, i) for i in sorted(found, key=lambda i: i.path)]
+    return [_file(uri, i.path, i, stamps) for i in sorted(found, key=lambda i: i.path)]
 
 
 def complete(path: str) -> str:
@@ -200,9 +203,9 @@ def _wanted(path: str, asked: str) -> bool:
     return not name.startswith((".", "_")) and name not in _DESCRIPTIONS and extension(name) in EXTENSIONS
 
 
-def _file(uri: str, path: str, info: fs.FileInfo) -> File:
+def _file(uri: str, path: str, info: fs.FileInfo, stamps: bool) -> File:
     if "://" not in uri:
-        return File(path, "", info.size, file_hash(path))
+        return File(path, "", info.size, file_hash(path) if stamps else "")
     split = urlsplit(uri, allow_fragments=False)
     user = "anonymous@" if split.username else ""
     query = f"?{split.query}" if split.query else ""

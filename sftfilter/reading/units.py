@@ -56,7 +56,7 @@ def found(source: FileSource) -> Input:
     Raises:
         DataError: there is nothing, or it cannot be reached.
     """
-    datasets = [path for path in source.paths if _is_dataset(source, path)]
+    datasets = [path for path in source.paths if is_dataset(source, path)]
     files = find([path for path in source.paths if path not in datasets])
     files += [_dataset(path, source) for path in datasets]
     return Input(files, fingerprint(files))
@@ -143,7 +143,8 @@ def _check_columns(wanted: Sequence[str], have: Sequence[str], name: str) -> Non
             raise DataError(f"{name}: no column '{column}'{did_you_mean(column, have)}; it has {', '.join(have)}")
 
 
-def _is_dataset(source: FileSource, path: str) -> bool:
+def is_dataset(source: FileSource, path: str) -> bool:
+    """Whether a path is a `datasets` folder or hub id."""
     if source.format is not None:
         return source.format == "dataset"
     saved = any((Path(path) / name).is_file() for name in ("state.json", "dataset_dict.json"))
@@ -160,7 +161,12 @@ def _dataset(path: str, source: FileSource) -> File:
     return File(path, Path(path).name, int(loaded.size_in_bytes or len(loaded) * 1000), stamp)
 
 
-def _format(source: FileSource, file: File) -> Format:
+def format_of(source: FileSource, file: File) -> Format:
+    """How a file is read: as the source says, or as its extension tells.
+
+    Raises:
+        DataError: neither says.
+    """
     told: Any = source.format or EXTENSIONS.get(extension(file.name))
     if told is None:
         raise DataError(
@@ -172,14 +178,14 @@ def _format(source: FileSource, file: File) -> Format:
 
 def _parts(source: FileSource, file: File, unit_bytes: int) -> Iterator[tuple[Unit, int]]:
     """Units of a file with their sizes in bytes."""
-    if _is_dataset(source, file.uri):
+    if is_dataset(source, file.uri):
         rows = len(load_split(file.uri, source.split, source.revision))
         step = max(1, rows * unit_bytes // max(1, file.size))
         for start in range(0, rows, step):
             stop = min(rows, start + step)
             yield Unit(file, "dataset", start, stop), file.size * (stop - start) // rows
         return
-    told = _format(source, file)
+    told = format_of(source, file)
     if told == "parquet":
         ranges = parquet_ranges(parquet_file(file), unit_bytes)
         for start, stop in ranges:

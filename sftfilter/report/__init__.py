@@ -67,6 +67,7 @@ def _view(
         "memory": f"{f.number(results.get('peak_rss_gib'), 1)} GiB" if results.get("peak_rss_gib") else f.MISSING,
         "headline": _headline(arms),
         "headline_of": _headline_of(arms),
+        "notes": f.items(results, "notes"),
         "missing": gaps.missing(results, rows, heldout),
         "sizes": {"rows": len(rows), "heldout": len(heldout), "arms": len(arms)},
     }

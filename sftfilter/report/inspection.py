@@ -62,8 +62,8 @@ def _scorer(found: Mapping[str, Any], name: str, number: int) -> dict[str, Any]:
     histogram = found["histograms"][name]
     plots = []
     if histogram:
-        for column in histogram["by"]:
-            plots.append(_histogram(name, histogram, column, f"hist-{number}-{column}"))
+        for place, column in enumerate(histogram["by"]):
+            plots.append(_histogram(name, histogram, column, f"hist-{number}-{place}"))
     rows = [
         [teacher, f.count(one[name]["rows"]), f.count(one[name]["errors"]), f.short_number(one[name]["mean"]),
          *map(f.short_number, one[name]["deciles"])]
@@ -100,7 +100,7 @@ def _histogram(scorer: str, histogram: Mapping[str, Any], column: str, ident: st
         "height": 300,
         "showlegend": True,
         "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "traceorder": "normal"},
-        "xaxis": axis(f"{safe(scorer)} by {column}", zeroline=False, type="category" if discrete else "linear"),
+        "xaxis": axis(f"{safe(scorer)} by {safe(column)}", zeroline=False, type="category" if discrete else "linear"),
         "yaxis": axis("rows", rangemode="tozero"),
     }
     spoken = "; ".join(f"{_short(group)}: {f.count(sum(counts))} rows" for group, counts in groups.items())

@@ -127,6 +127,11 @@ def needs_lengths(selectors: Mapping[str, Selector]) -> bool:
     return any(isinstance(selector, LengthMatchedRandom) and selector.by is None for selector in selectors.values())
 
 
+def lists_ids(selectors: Mapping[str, Selector]) -> bool:
+    """Whether a score frame for these selectors must keep what the files themselves call their rows."""
+    return any(isinstance(selector, Ids) for selector in selectors.values())
+
+
 def _hint(word: str, known: Mapping[str, object]) -> str:
     return did_you_mean(word, known) or f"; there are: {', '.join(known) or 'none'}"
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from sftfilter.config import SpecPath
 from sftfilter.errors import DataError
 from sftfilter.selectors.contract import Given, SelectorSettings, Taken
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from sftfilter.score_frame import Pool, ScoreFrame
 
 
 class ByField(SelectorSettings):
@@ -27,7 +32,10 @@ class ByField(SelectorSettings):
 
 
 class Ids(SelectorSettings):
-    """Rows that are listed, by rollout id or by the id of their prompt."""
+    """Rows that are listed: by rollout id, by the id of their prompt, or by what your files call either in their `id`.
+
+    Several answers that share an own id and a prompt are all selected; an own id of several prompts is refused.
+    """
 
     kind: Literal["ids"]
     ids: list[str] | None = None
@@ -44,18 +52,22 @@ class Ids(SelectorSettings):
 
         wanted = pl.Series(self._listed(), dtype=pl.String).unique()
         pool, frame = given.pool, given.pool.frame
-        unknown = wanted.filter(~wanted.is_in(frame.rollout_ids.implode()) & ~wanted.is_in(frame.prompt_ids.implode()))
+        computed = wanted.is_in(frame.rollout_ids.implode()) | wanted.is_in(frame.prompt_ids.implode())
+        own = wanted.filter(~computed)
+        unknown = own.filter(~_called(own, frame))
         if len(unknown):
-            named = ", ".join(unknown.sort()[:5].to_list()) + (
-                f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-            )
             raise DataError(
-                f"{len(unknown)} of {len(wanted)} listed ids are neither a prompt's nor a rollout's: {named}; list those of "
-                "the columns `prompt_id` or `rollout_id` of scores.parquet, where your own ids stand in `source_id`"
+                f"{len(unknown)} of {len(wanted)} listed ids are neither a prompt's nor a rollout's: "
+                f"{_first(unknown.sort().to_list())}; list your own, as they stand in the `id` of the files (say which "
+                "column that is with `columns: {id: ...}`), or those of the columns `prompt_id` or `rollout_id` of "
+                "scores.parquet. Rows that were quarantined or left out as duplicates have none"
             )
         rows = frame.rollout_ids.slice(pool.start, len(pool)).is_in(wanted.implode())
-        prompts = frame.prompt_ids.is_in(wanted.implode()).to_numpy()
-        return Taken(rows | pl.Series(prompts[pool.prompt]))
+        prompts = frame.prompt_ids.is_in(wanted.implode())
+        if len(own):
+            own_rows, own_prompts = _own(own, pool)
+            rows, prompts = rows | own_rows, prompts | own_prompts
+        return Taken(rows | pl.Series(prompts.to_numpy()[pool.prompt]))
 
     def _listed(self) -> list[str]:
         if self.file is None:
@@ -65,3 +77,46 @@ class Ids(SelectorSettings):
                 return [word for line in lines if (word := line.strip())]
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{self.file}: the list of ids cannot be read: {error}") from error
+
+
+def _called(own: pl.Series, frame: ScoreFrame) -> pl.Series:
+    """Whether a file calls any row or prompt so. Another teacher's rows count: one list may be used on several."""
+    import polars as pl
+
+    known = [ids.implode() for ids in (frame.source_ids, frame.prompt_source_ids) if ids is not None]
+    found = pl.Series([False], dtype=pl.Boolean).new_from_index(0, len(own))
+    for ids in known:
+        found |= own.is_in(ids)
+    return found
+
+
+def _own(own: pl.Series, pool: Pool) -> tuple[pl.Series, pl.Series]:
+    """Rows of the pool, and prompts of the frame, that their files call so.
+
+    Raises:
+        DataError: one is the id of several prompts.
+    """
+    import polars as pl
+
+    frame, wanted = pool.frame, own.implode()
+    assert frame.source_ids is not None
+    assert frame.prompt_source_ids is not None
+    ids = frame.source_ids.slice(pool.start, len(pool))
+    rows, prompts = ids.is_in(wanted).fill_null(False), frame.prompt_source_ids.is_in(wanted).fill_null(False)
+    meant = pl.concat(
+        [
+            pl.DataFrame({"id": ids.filter(rows), "prompt": frame.prompt_ids.gather(pool.prompt).filter(rows)}),
+            pl.DataFrame({"id": frame.prompt_source_ids.filter(prompts), "prompt": frame.prompt_ids.filter(prompts)}),
+        ]
+    ).unique()
+    several = meant.filter(pl.col("id").is_duplicated()).group_by("id").agg(pl.col("prompt").sort()).sort("id")
+    if len(several):
+        named = [f"'{one}' (prompt ids {_first(found)})" for one, found in several.iter_rows()]
+        raise DataError(
+            f"{len(several)} listed ids stand for several prompts each: {_first(named)}; list the prompt ids that you mean"
+        )
+    return rows, prompts
+
+
+def _first(words: list[str], most: int = 5) -> str:
+    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from jobs.arms import ArmPlan, Material, plan_arms
+from jobs.arms import ArmPlan, Material, experiment_frame, notes_on, plan_arms
 from jobs.console import Stages
 from jobs.kinds.experiment import Experiment
 from jobs.outcome import grade_cells
@@ -20,11 +20,17 @@ from jobs.outcome_rows import training_rows
 from jobs.planning import rows_of
 from jobs.reserve import Reserve
 from jobs.rewrites import Rewriter
-from jobs.spec import load_spec
+from jobs.spec import load_experiment, load_spec
 from jobs.tutoring import Base
 from sftfilter.artifacts import Artifact, Store, write_table
-from sftfilter.interventions import counts_of
+from sftfilter.chat_format import ChatFormat
+from sftfilter.interventions import counts_of, decide
+from sftfilter.models import ensure_builtin, load_tokenizer
+from sftfilter.prompts import PromptFiles, load_prompts
+from sftfilter.rollout_file import RolloutFile
+from sftfilter.rollout_import import import_rollouts
 from sftfilter.schema import DECISIONS, PROMPTS, ROLLOUTS, SCORES, Message, prompt_id, rollout_id
+from tests.conftest import write_lines
 
 ON = {"subset": "S"}
 ARMS = {
@@ -117,6 +123,26 @@ def plans(spec: Experiment, material: Material, tmp_path: Path) -> dict[str, Arm
     return {p.student: p for p in plan_arms(spec, material, Rewriter(spec, no_model, {}, store, stages), store, stages)}
 
 
+def test_ids_of_the_users_own_files_select_their_rows(tmp_path: Path, tiny_spec: Callable[..., Path]) -> None:
+    lines = [{"prompt": f"Question {n}?", "completion": f"Answer {n}.", "id": f"row-{n}"} for n in range(4)]
+    write_lines(tmp_path / "own.jsonl", lines)
+    write_lines(tmp_path / "asked.jsonl", [{"prompt": f"Question {n}?", "key": 10 + n} for n in range(4)])
+    store = Store(tmp_path / "store")
+    chat = ChatFormat(load_tokenizer(str(ensure_builtin())), None)
+    asked = PromptFiles(kind="files", path=str(tmp_path / "asked.jsonl"), columns={"id": "key"})
+    room = {"context_length": 2048, "answer_tokens": 24, "error_budget": 0}
+    prompts = load_prompts(asked, store=store, chat=chat, **room)
+    given = RolloutFile(path=str(tmp_path / "own.jsonl"))
+    rollouts = {"T": import_rollouts("T", given, prompts, store=store, error_budget=0)}
+    listed = {"kind": "ids", "ids": ["row-0", "12"]}
+    spec = load_experiment(tiny_spec(scorers={}, selectors={"flagged": listed, "S": listed}))
+    frame = experiment_frame(spec, Material(prompts, rollouts, {}, Reserve()))
+    decided = decide(frame, spec.selectors, spec.arms["filter"].intervention, teacher="T")
+    dropped = {row["rollout_id"] for row in decided.decisions().to_dicts() if row["action"] == "drop"}
+    rows = rollouts["T"].table("rollouts").to_pylist()
+    assert {row["completion"] for row in rows if row["rollout_id"] in dropped} == {"Answer 0.", "Answer 2."}
+
+
 def _texts(plan: ArmPlan, material: Material) -> list[tuple[str, str]]:
     """(last user turn with the system turn before it, completion) of every row that is trained on."""
     assert plan.plan is not None
@@ -166,6 +192,11 @@ def test_an_arm_without_rows_is_planned_as_empty_and_the_others_go_on(plans: dic
     assert nothing.plan is None and not nothing.hosted
     assert nothing.empty == "of its 15 rows none is left"
     assert sum(plan.plan is not None for plan in plans.values()) == 12
+
+
+def test_a_subset_of_every_row_is_a_note(spec: Experiment, plans: dict[str, ArmPlan]) -> None:
+    (note,) = notes_on(spec, list(plans.values()))
+    assert note == "arm nothing: selector 'all' selects every one of its rows, so none is left as in all-T"
 
 
 def test_a_seed_without_a_student_is_a_column_of_nan(plans: dict[str, ArmPlan]) -> None:

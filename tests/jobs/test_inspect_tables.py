@@ -40,7 +40,7 @@ def test_the_whole_output_fits_80_columns(tmp_path: Path) -> None:
             {"rollout_id": ids, "prompt_id": prompts, "messages": messages, "completion": texts}
         ).write_parquet(paths[teacher])
         rows += [
-            {"rollout_id": i, "prompt_id": p, "teacher": teacher, "kind": f"kind{n % 3}", "source": "/a/long/path/of/a/file.jsonl",
+            {"rollout_id": i, "prompt_id": p, "teacher": teacher, "kind": f"kind{n % 3}", "source": f"/a/long/path/of/file{n % 2 + 1}.jsonl",
              "source_id": None, "characters": len(texts[n]), "a_scorer_with_a_name": n / 7, "a_scorer_with_a_name_error": None,
              "judge": None if n % 5 == 0 else float(n % 4), "judge_error": "the endpoint timed out " * 20 if n % 5 == 0 else None}
             for n, (i, p) in enumerate(zip(ids, prompts, strict=True))
@@ -67,6 +67,7 @@ def test_the_whole_output_fits_80_columns(tmp_path: Path) -> None:
         "original-teacher lacks: 000",
         "alternate-teacher conflict left out: and 6 more",
         "kind kind0",
+        "file2.jsonl of orig",
         "the endpoint timed out",
         "judge ~ characters",
         "日本語",

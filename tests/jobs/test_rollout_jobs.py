@@ -63,6 +63,8 @@ def test_decide_then_inspect(tmp_path: Path, local_ray: None, browser: Browser) 
         pl.read_parquet(moved["decisions"]["dropped"]["training_set"]).height
         == moved["decisions"]["dropped"]["trained"]
     )
+    files = [path.name for path in (tmp_path / "runs" / "decide" / "train").iterdir() if path.is_file()]
+    assert sorted(files) == sorted([".written.json", *(f"{name}.parquet" for name in moved["decisions"])])
 
     seen = ["base_model=smollm2-135m-instruct", "evaluation={held: {kind: files, path: prompts/teacher_doubt.jsonl}}"]
     contaminated = load_spec(folder / "decide.yaml", _sets(tmp_path, "export=none", *seen))

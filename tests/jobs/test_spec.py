@@ -131,6 +131,36 @@ def test_references_and_values_are_checked(tiny_spec: Callable[..., Path], chang
         load_spec(tiny_spec(**change))
 
 
+@pytest.mark.parametrize(
+    ("change", "message", "line"),
+    [
+        ({"arms": {"all-T": {"teacher": "X"}}}, "arms.all-T.teacher: no teacher 'X'", "teacher: X"),
+        ({"roles": {"original": "all-T", "alternate": "al-T"}}, "roles.alternate: no arm 'al-T'", "alternate: al-T"),
+        (
+            {"selectors": {"v1.2: S": {"kind": "threshold", "scorer": "lexicn", "at_least": 1}}},
+            "selectors.v1.2: S: no scorer 'lexicn'",
+            "scorer: lexicn",
+        ),
+        ({"selectors": {"S": {"kind": "all_of", "of": ["S"]}}}, "selectors.S refers to itself", "S:"),
+        (_arm(kind="swap", to=["T", "D"], lowest="lexicon"), "arms.swap.intervention.to: no teacher 'D'", "- D"),
+        (_arm(kind="drop_row"), "arms.swap.intervention.subset: no selector 'S'", "subset: S"),
+        (_arm(kind="backfill", with_teacher="C"), "arms.swap.intervention: backfill takes rows", "intervention:"),
+        ({"seeds": [1, 1]}, "seeds: a seed is listed twice", "seeds:"),
+    ],
+)
+def test_names_that_refer_to_nothing_are_shown_with_their_line(
+    tiny_spec: Callable[..., Path], change: dict, message: str, line: str
+) -> None:
+    if "subset: no selector" in message:
+        change = change | {"selectors": {}}
+    path = tiny_spec(**change)
+    with pytest.raises(SpecError) as error:
+        load_spec(path)
+    number, found = str(error.value).removeprefix(f"{path}:").split(": ", 1)
+    assert found.startswith(message)
+    assert path.read_text().splitlines()[int(number) - 1].strip() == line
+
+
 SCREENED = {"method": {"kind": "lora", "top_layers": 4}, "epochs": 1}
 
 

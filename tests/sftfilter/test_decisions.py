@@ -130,6 +130,42 @@ def test_ids_from_a_file_and_unknown_ones_are_named(frame: ScoreFrame, tmp_path:
         _pick(frame, kind="ids", file=str(tmp_path / "none.txt"))
 
 
+OWN = [None, "a-1", "a-2", "a-2", "shared", None, "shared", None, None, None]
+
+
+def _own_frame() -> ScoreFrame:
+    """What T's file calls its rows, two to a prompt; what C's calls its own; and what the file of prompts calls p4."""
+    twice = [f"p{i // 2}" for i in range(10)]
+    known = {"prompt_id": [f"p{i}" for i in range(6)], "kind": "", "source": "a"}
+    prompts = pl.LazyFrame(known | {"source_id": [None, None, None, None, "q-4", "q-5"]})
+    rollouts = {
+        "T": _rollouts("T", twice).with_columns(source_id=pl.Series(OWN)),
+        "C": _rollouts("C", twice).with_columns(source_id=pl.Series([f"c-{i}" for i in range(9)] + ["q-4"])),
+        "D": _rollouts("D", twice).with_columns(source_id=pl.Series(["q-4"] * 10)),
+    }
+    return score_frame(rollouts, {}, prompts, source_ids=True)
+
+
+def test_own_ids_are_resolved_to_rows_and_prompts() -> None:
+    own = _own_frame()
+    for ids, rows in {
+        ("a-1",): {"T1"},
+        ("a-2",): {"T2", "T3"},  # several answers to one prompt that are called alike
+        ("q-4", "a-1"): {"T8", "T9", "T1"},  # by the file of prompts: every answer
+        ("q-4", "T0", "p1"): {"T8", "T9", "T0", "T2", "T3"},  # mixed with computed ones
+        ("c-0", "q-5"): set(),  # another teacher's, and a prompt that nobody answered: both are known
+    }.items():
+        assert _rows(_pick(own, kind="ids", ids=list(ids))) == rows
+    assert _rows(_pick(own, teacher="C", kind="ids", ids=["q-4", "c-0", "a-1"])) == {"C8", "C9", "C0"}
+    with pytest.raises(DataError, match=r"'shared' \(prompt ids p2, p3\); list the prompt ids that you mean"):
+        _pick(own, kind="ids", ids=["shared", "a-1"])
+    assert _rows(_pick(own, teacher="C", kind="ids", ids=["shared"])) == set()  # no row of C is called so
+    with pytest.raises(DataError, match=r"1 listed ids stand for several prompts each: 'q-4' \(prompt ids p0, p1, p2"):
+        _pick(own, teacher="D", kind="ids", ids=["q-4"])  # the file of prompts and D's disagree
+    with pytest.raises(DataError, match=r"1 of 3 listed ids are neither .*: a-3; list your own"):
+        _pick(own, kind="ids", ids=["a-3", "a-2", "T1"])
+
+
 def test_what_cannot_be_selected_is_an_error_that_names_it(frame: ScoreFrame) -> None:
     with pytest.raises(DataError, match="there are: date, neutral"):
         _pick(frame, kind="field", equals="dates")

@@ -408,6 +408,12 @@ def test_missing_controls_are_named(tmp_path: Path) -> None:
     assert "not the luck of a training run" in page.text
 
 
+def test_notes_on_subsets_stand_beside_the_row_counts(tmp_path: Path) -> None:
+    note = "arm same: selector '<S>' selects none of its rows"
+    page = Page(write_report(tmp_path, sample_results() | {"notes": [note]}, sample_rows(5), sample_heldout(3)))
+    assert note in page.text
+
+
 def _fill(browser: Browser, ident: str, value: str, event: str) -> None:
     target = f"document.getElementById({json.dumps(ident)})"
     browser.run(f"{target}.value = {json.dumps(value)}; {target}.dispatchEvent(new Event({json.dumps(event)}))")

@@ -1,0 +1,140 @@
+"""What is wrong with a valid spec that can be seen before anything runs: its files, and the columns that it names in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
+
+from pydantic import BeforeValidator
+
+from jobs.kinds.experiment import Experiment
+from jobs.kinds.job import JobSpec
+from jobs.kinds.score import RolloutJob
+from jobs.spec import place_in
+from sftfilter.config import Settings, did_you_mean, resolve_path
+from sftfilter.errors import DataError
+from sftfilter.reading.preview import ROWS, check_there, local_paths, look
+from sftfilter.reading.source import FileSource
+from sftfilter.rollout_file import RolloutFile
+from sftfilter.scorers import Column
+
+Location = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Something about a spec.
+
+    Attributes:
+        at: the field's keys.
+        certain: no run can do with it.
+    """
+
+    at: Location
+    text: str
+    certain: bool = True
+
+
+def foresee(file: str, spec: JobSpec) -> tuple[list[str], list[str]]:
+    """What will stop a run, and what may, each as `file:line: field: message`.
+
+    A path that the spec writes out from the root may lie on the cluster only, so it is no more than a note that it is
+    not here.
+    """
+    stops, notes = [], []
+    for found in [*_files(spec), *_ratings(spec)]:
+        line, written = place_in(file, found.at)
+        elsewhere = written is not None and written.startswith(("/", "~"))
+        text = f"{file}:{line}: {'.'.join(map(str, found.at))}: {found.text}"
+        (stops if found.certain and not elsewhere else notes).append(text)
+    return stops, notes
+
+
+def _files(spec: JobSpec) -> Iterator[Found]:
+    for at, value in _sources_and_paths(spec, ()):
+        if isinstance(value, FileSource):
+            yield from _source(at, value)
+        elif "://" not in value and not Path(value).exists():
+            yield Found(at, f"not found: {value}")
+
+
+def _source(at: Location, source: FileSource) -> Iterator[Found]:
+    absent = False
+    for path in local_paths(source):
+        try:
+            check_there(path)
+        except DataError as error:
+            absent = True
+            place = ("path",) if isinstance(source.path, str) else ("path", source.path.index(path))
+            yield Found((*at, *place), str(error))
+    if absent:
+        return
+    answers = isinstance(source, RolloutFile)
+    try:
+        unseen = look(source, source.ratings if isinstance(source, RolloutFile) else [], answers=answers)
+    except DataError as error:
+        yield Found(at, str(error))
+        return
+    for column in unseen:
+        where = "where" if column in source.where else "ratings"
+        yield Found((*at, where), f"none of the first {ROWS} rows has a column '{column}'", certain=False)
+
+
+def _ratings(spec: JobSpec) -> Iterator[Found]:
+    """Scorers of kind `column` on teachers that do not keep the column which they name."""
+    given: Mapping[str, Any]
+    pairs: Sequence[tuple[str, str]]
+    people: str | None = None
+    if isinstance(spec, RolloutJob):
+        given, scorers = spec.rollouts, spec.scorers
+        pairs = [(teacher, name) for name in scorers for teacher in given]
+        people = spec.labels.by if spec.labels else None
+    elif isinstance(spec, Experiment):
+        given, scorers, pairs = spec.teachers, spec.scorers, spec.scored
+    else:
+        return
+    for teacher, name in pairs:
+        scorer = scorers[name]
+        if not isinstance(scorer, Column) or name == people:  # people need not have labelled every teacher's rows
+            continue
+        answers = given[teacher]
+        listed = answers.ratings if isinstance(answers, RolloutFile) else []
+        if scorer.rating not in listed:
+            hint = (
+                did_you_mean(scorer.rating, listed)
+                or f"; it lists: {', '.join(listed) or 'none'}; add the column of its file there"
+            )
+            yield Found(
+                ("scorers", name, "rating"), f"teacher '{teacher}' lists no '{scorer.rating}' in its `ratings`{hint}"
+            )
+
+
+def _sources_and_paths(value: Any, at: Location) -> Iterator[tuple[Location, Any]]:
+    """Every source of rows below a value, and every other path that is resolved against the spec's folder."""
+    if isinstance(value, FileSource):
+        yield at, value
+    elif isinstance(value, Settings):
+        for name, field in type(value).model_fields.items():
+            inner = getattr(value, name)
+            if isinstance(inner, str) and (_resolved(field.metadata) or _names_a_path(field.annotation)):
+                yield (*at, name), inner
+            else:
+                yield from _sources_and_paths(inner, (*at, name))
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _sources_and_paths(inner, (*at, key))
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from _sources_and_paths(inner, (*at, number))
+
+
+def _names_a_path(annotation: Any) -> bool:
+    if get_origin(annotation) is Annotated:
+        return _resolved(annotation.__metadata__)
+    return any(_names_a_path(inner) for inner in get_args(annotation))
+
+
+def _resolved(metadata: Sequence[Any]) -> bool:
+    return any(isinstance(one, BeforeValidator) and one.func is resolve_path for one in metadata)
