@@ -1,6 +1,6 @@
 """Scorers that hold a model against plain batched transformers loops over the same rows, on this machine's cores or GPU.
 
-Both sides have their model loaded, run in bfloat16 (the encoder in float32) and sort rows by length. The loops are what
+Both sides have their model loaded, run in the same number format (the encoder in float32) and sort rows by length. The loops are what
 one writes first: `model(ids, attention_mask)` over padded batches of 16, with logits or hidden states of every position.
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sftfilter.arithmetic import fast_dtype
 from tests.benchmarks.chat_rows import chat_rows
 from tests.benchmarks.row import Row, faster
 from tests.conftest import read_lines, write_lines
@@ -104,7 +105,7 @@ class _Plain:
         folder = resolve(BUILTIN)
         self.device = device
         self.tokenizer = load_tokenizer(folder)
-        self.model: Any = load_model(folder, "bfloat16", device).eval()
+        self.model: Any = load_model(folder, fast_dtype(device), device).eval()
 
     def losses(self, table: pa.Table, system: str | None = None) -> list[float]:
         """Mean log-probability of an answer's tokens."""

@@ -53,7 +53,10 @@ def _at(head: LocalNodes) -> list[str]:
 def test_submit_then_ray_job_submit(
     head: LocalNodes, tiny_spec: Callable[..., Path], tmp_path: Path, short_tmp: Path
 ) -> None:
-    spec = tiny_spec(results=str(short_tmp))  # not below the uploaded folder
+    arms = {"base": {}, "all-T": {"teacher": "T"}, "all-C": {"teacher": "C"}}
+    roles = {"original": "all-T", "alternate": "all-C", "base": "base"}
+    # Results are not below the uploaded folder.
+    spec = tiny_spec(results=str(short_tmp), arms=arms, roles=roles, capability=None)
     (tmp_path / "notes.bin").write_bytes(b"x" * 200_000)
     done = _call(head, CLI, "submit", spec.name, *_at(head), cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
