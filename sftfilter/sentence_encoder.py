@@ -29,6 +29,8 @@ _DECIDING = (
     "tokenizer_config.json",
     "vocab.txt",
 )
+_LEAST_FILLED = 0.7
+"""Share of a pass's longest text that its shortest has."""
 _KNOWN_MODULES = {"Transformer", "Pooling", "Normalize"}
 
 
@@ -99,11 +101,14 @@ class SentenceEncoder:
         return torch.nn.functional.normalize(sums / counts).numpy()
 
     def _passes(self, windows: list[list[int]]) -> Iterator[list[int]]:
-        order = sorted(range(len(windows)), key=lambda i: len(windows[i]))
+        """Longest first; what would be mostly padding waits for a pass of its own length."""
+        order = sorted(range(len(windows)), key=lambda i: -len(windows[i]))
         while order:
-            count = max(1, self.pass_tokens // len(windows[order[-1]]))
-            yield order[-count:]
-            del order[-count:]
+            longest = len(windows[order[0]])
+            room = order[: max(1, self.pass_tokens // longest)]
+            alike = [i for i in room if len(windows[i]) >= _LEAST_FILLED * longest]
+            yield alike
+            del order[: len(alike)]
 
     def _forward(self, windows: list[list[int]]) -> tuple[Any, Any]:
         """Last hidden states [B, L, D] and mask [B, L], float32."""
