@@ -178,6 +178,7 @@ def _run(spec: Path, *flags: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_whole_bench(bench_spec: Callable[..., Path], tmp_path: Path) -> None:
     spec = bench_spec()
