@@ -119,7 +119,8 @@ class Sweep(JobSpec):
         list[dict[str, Any]], Field(description="settings to run besides, each a mapping of fields to values")
     ] = Field(default=[])
     samples: Annotated[
-        int | None, Field(gt=0, description="draws of the random fields; each is combined with every point of the grids")
+        int | None,
+        Field(gt=0, description="draws of the random fields; each is combined with every point of the grids"),
     ] = None
     seed: Annotated[int, Field(ge=0, description="of what is drawn; the same seed draws the same")] = 0
     concurrency: Annotated[
@@ -130,7 +131,9 @@ class Sweep(JobSpec):
     @model_validator(mode="after")
     def _consistent(self) -> Sweep:
         if not self.space and not self.points:
-            raise ValueError("space: name at least one field and its values, such as selectors.flagged.at_least: [1, 2]")
+            raise ValueError(
+                "space: name at least one field and its values, such as selectors.flagged.at_least: [1, 2]"
+            )
         if "error_budget" in self.model_fields_set:
             raise ValueError("error_budget: it is the experiment's; set experiment.error_budget")
         drawn = [field for field, axis in self.space.items() if axis.kind != "grid"]
