@@ -145,10 +145,11 @@ class Sweep(JobSpec):
 
     @model_validator(mode="after")
     def _valid_values(self) -> Sweep:
-        """Each value by itself, so that a wrong one is found before anything runs; points are checked whole later."""
+        """Each value beside the others' first ones, so that a wrong one is found at once; all points are checked later."""
+        corner = {field: axis.ends()[0] for field, axis in self.space.items()}
         for field, axis in self.space.items():
             for value in axis.ends():
-                self.at({field: value}, f"space.{field}")
+                self.at({**corner, field: value}, f"space.{field}")
         for number, settings in enumerate(self.points):
             self.at(settings, f"points.{number}")
         return self

@@ -85,7 +85,8 @@ def test_what_a_sweep_may_not_say(override: str, message: str) -> None:
 
 
 def test_points_are_checked_whole() -> None:
-    spec = _sweep("space={training.epochs: [1, null], training.steps: [null, 3]}")
+    spec = _sweep("space={training.epochs: [null, 1], training.steps: [null, 3]}")
+    assert len(points_of(_sweep("space={training.epochs: [null], training.steps: [2, 3]}"))) == 2
     with pytest.raises(SpecError, match=r"point epochs=1, steps=3: .*give one of epochs, steps"):
         points_of(spec)
 
