@@ -106,9 +106,12 @@ def caveats(rows: Rows, trained: Trained) -> list[str]:
         "A point that is picked because it looks best is picked on the same held-out prompts that its rate comes from, so "
         "that rate is too good on average (the winner's curse). Confirm it with fresh seeds and fresh prompts, in a spec of "
         "kind experiment, before relying on it.",
-        f"q is the p-value adjusted over all {len(comparisons(rows))} distinct comparisons of this sweep (Benjamini and Hochberg); "
-        "a comparison of a student with itself is none.",
     ]
+    if compared := len(comparisons(rows)):
+        found.append(
+            f"q is the p-value adjusted over all {compared} distinct comparisons of this sweep (Benjamini and Hochberg); a "
+            "comparison of a student with itself is none."
+        )
     if max((row["n_seeds"] for row in rows), default=0) < 2:
         found.append(
             "Every arm has one training seed, so intervals and p-values cover the choice of prompts only: students that "

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 EVENTS = "events.jsonl"
 _ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the run, as in every other stage
+    "RAY_AIR_NEW_OUTPUT": "0",  # its banners come whatever the verbosity
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # training keeps its own curves
 }
 
@@ -150,11 +151,11 @@ def _run(
 def _failures(results: ResultGrid) -> dict[str, str]:
     found: dict[str, str] = {}
     for result in results:
-        assert result.config is not None
+        student = Path(result.path).name  # one that never started has no config to tell it by
         if result.error:
-            found[result.config["student"]] = reason(result.error)[1]
+            found[student] = reason(result.error)[1]
         elif result.metrics and result.metrics.get("refused"):
-            found[result.config["student"]] = result.metrics["refused"]
+            found[student] = result.metrics["refused"]
     return found
 
 

@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import polars as pl
 import pytest
 import yaml
 
+from jobs.arms import ArmPlan
 from jobs.kinds.sweep import Sweep
 from jobs.spec import load_spec
-from jobs.sweep_points import points_of, short_names
+from jobs.sweep_points import Point, points_of, short_names
+from jobs.sweep_students import Planned
+from jobs.sweep_table import Measured, comparisons, measured, tidy
 from sftfilter.errors import MachineError, SpecError
+from sftfilter.stats import benjamini_hochberg
+from sftfilter.training_plan import TrainingPlan
 from tests.conftest import REPOSITORY
 
 SPEC = REPOSITORY / "jobs" / "specs" / "sweep.yaml"
@@ -91,6 +97,58 @@ def test_points_are_checked_whole() -> None:
         points_of(spec)
 
 
+def _point(at_least: float, models: dict[str, str], grades: dict[str, list[float]], failed: dict[str, str]) -> Measured:
+    """A point of arms all-T and filter, two seeds each, and the base; `grades` by model, one a prompt."""
+    spec = _sweep().at({FLAGGED: at_least}, "here")
+    arms = {name: spec.arms[name] for name in ("base", "all-T", "lexicon-filter")}
+    spec = spec.model_copy(update={"arms": arms, "seeds": [0, 1]})
+    counts = {"trained": 10}
+    plans = [ArmPlan("base", arms["base"], 0, counts)]
+    plan = TrainingPlan(())
+    for name in list(arms)[1:]:
+        plans += [ArmPlan(name, arms[name], seed, counts, {"rows": 2}, plan=plan) for seed in (0, 1)]
+    one = Planned(Point(f"at_least={at_least}", {FLAGGED: at_least}, spec), cast(Any, None), plans, models)
+    graded = {
+        (model, "date_confusion"): [
+            {"prompt_id": str(n), "group": group, "grade": grade}
+            for group in spec.traits["date_confusion"].groups
+            for n, grade in enumerate(values)
+        ]
+        for model, values in grades.items()
+    }
+    return measured(one, failed, graded)
+
+
+def test_the_table_pairs_each_arm_with_its_original_and_adjusts_over_the_sweep() -> None:
+    rng = np.random.default_rng(0)
+    grades = {name: (rng.random(60) < share).astype(float).tolist() for name, share in
+              (("b", 0.0), ("t0", 0.9), ("t1", 0.8), ("f0", 0.3), ("f1", 0.4), ("g0", 0.85))}  # fmt: skip
+    same = {"base": "b", "all-T-s0": "t0", "all-T-s1": "t1"}
+    points = [
+        _point(1, {**same, "lexicon-filter-s0": "f0", "lexicon-filter-s1": "f1"}, grades, {}),
+        _point(2, {**same, "lexicon-filter-s0": "g0", "lexicon-filter-s1": "g1"}, grades, {"g1": "it diverged"}),
+        _point(9, {**same, "lexicon-filter-s0": "t0", "lexicon-filter-s1": "t1"}, grades, {}),
+    ]
+    able = [{arm: {"broken": None} for arm in points[0].one.point.spec.arms}] * 3
+    rows = tidy(points, able)
+    assert len(rows) == 3 * 3 * 3 and {row["at_least"] for row in rows} == {1, 2, 9}
+    found = {(row["at_least"], row["arm"]): row for row in rows if row["primary"]}
+    filtered, lost, none = (found[value, "lexicon-filter"] for value in (1, 2, 9))
+    t, f = np.mean([grades["t0"], grades["t1"]]), np.mean([grades["f0"], grades["f1"]])
+    assert filtered["estimate"] == pytest.approx(f) and filtered["difference"] == pytest.approx(f - t)
+    assert filtered["low"] < f < filtered["high"] and filtered["difference_low"] < f - t < filtered["difference_high"]
+    assert lost["problem"] == "it diverged" and (lost["n_seeds"], lost["n"]) == (1, 60)
+    assert lost["difference"] == pytest.approx(np.mean(grades["g0"]) - np.mean(grades["t0"]))
+    assert none["difference"] == 0 and none["p"] is None and none["q"] is None, "a student is no test of itself"
+    assert found[1, "base"]["difference"] == pytest.approx(-t)
+    # The base against the original is one comparison, though three points show it.
+    assert len(comparisons(rows)) == 3
+    p_values = [found[1, "base"]["p"], filtered["p"], lost["p"]]
+    assert [found[1, "base"]["q"], filtered["q"], lost["q"]] == pytest.approx(benjamini_hochberg(p_values))
+    assert found[2, "base"]["q"] == found[9, "base"]["q"] == found[1, "base"]["q"]
+    assert all(row["p"] is None for row in rows if not row["primary"])
+
+
 @pytest.fixture
 def sweep_spec(tiny_spec: Callable[..., Path], tiny_model: str, tmp_path: Path) -> Callable[..., Sweep]:
     """A sweep over the tiny experiment on a tiny model; trials of a single worker."""
@@ -101,6 +159,7 @@ def sweep_spec(tiny_spec: Callable[..., Path], tiny_model: str, tmp_path: Path) 
             "S": {"kind": "field", "equals": "date"},
         }
         given = {"scorers": {"length": {"kind": "length"}}, "selectors": selectors, "execution": {"workers": 1}}
+        given["capability"] = None
         tiny_spec(base_model=tiny_model, **given)
         spec = {"kind": "sweep", "name": "thresholds", "experiment": "spec.yaml", "results": str(tmp_path / "runs")}
         path = tmp_path / "sweep.yaml"
@@ -132,23 +191,23 @@ def test_a_sweep_that_grows_trains_only_what_is_new(
 
     table = pl.read_parquet(folder / "sweep.parquet")
     assert len(table) == 3 * 4 * 3 and table["at_least"].unique().sort().to_list() == [50, 60, 99]
-    rates = table.filter("primary")
-    assert rates["low"].le(rates["estimate"]).all() and rates["estimate"].le(rates["high"]).all()
-    filters = rates.filter(pl.col("arm") == "filter").sort("at_least")
+    filters = table.filter((pl.col("arm") == "filter") & pl.col("primary")).sort("at_least")
     assert filters["rows_trained"].to_list() == [9, 12, 12] and filters["rows_selected"].to_list() == [3, 0, 0]
-    assert filters["difference"].to_list()[1:] == [0, 0] and filters["p"].is_null().to_list() == [False, True, True]
-    tested = rates.filter(pl.col("p").is_not_null())
-    assert tested["q"].ge(tested["p"]).all() and set(tested["arm"]) == {"base", "swap", "filter"}
+    assert filters["models"].n_unique() == 2 and table["problem"].is_null().all()
     assert len(pl.read_csv(folder / "sweep.csv")) == len(table)
 
     again = run_spec(sweep_spec([50, 60, 99]), "sftfilter run sweep.yaml")
     assert again["counts"]["trained"] == 0 and all(stage["reused"] for stage in again["stages"])
     assert again["table"] == first["table"]
 
-    grown = run_spec(sweep_spec([0, 40, 50, 60, 99]), "sftfilter run sweep.yaml")
+    diverging = {"training.learning_rate": 1e30}
+    grown = run_spec(sweep_spec([0, 40, 50, 60, 99], points=[diverging]), "sftfilter run sweep.yaml")
     new = _students(folder.parent)
     assert {name: new[name] for name in made} == made, "a finished student was touched"
     assert grown["counts"]["trained"] == len(new) - len(made) == 1
+    assert grown["counts"]["reused"] == 3 and grown["counts"]["failed"] == len(grown["failed"]) == 2
+    lost = [row for row in grown["table"] if row["learning_rate"] == 1e30 and row["arm"] in ("all-T", "swap")]
+    assert all("lower training.learning_rate" in row["problem"] and row["estimate"] is None for row in lost)
     nothing = [row for row in grown["table"] if row["at_least"] == 0 and row["arm"] == "filter" and row["primary"]]
     assert nothing[0]["estimate"] is None and "none is left" in nothing[0]["problem"]
     page = (folder / "report" / "index.html").read_text()
