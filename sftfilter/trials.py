@@ -6,10 +6,11 @@ keeps of a run is thrown away.
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 EVENTS = "events.jsonl"
 _ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the run, as in every other stage
-    "RAY_AIR_NEW_OUTPUT": "0",  # its banners come whatever the verbosity
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # training keeps its own curves
 }
 
@@ -129,7 +129,8 @@ def _run(
     given = {"trials": stored, "store": str(store.root), "execution": execution, "storage": str(storage)}
     # A CPU for each trial could be the very one that its workers wait for. Tune wants some resource: one byte it is.
     resources = tune.PlacementGroupFactory([{"memory": 1}])
-    with _environment():
+    # Tune prints its banners to standard output whatever the verbosity; our own console is standard error.
+    with _environment(), redirect_stdout(io.StringIO()):
         results = tune.Tuner(
             tune.with_resources(tune.with_parameters(train_one, **given), resources),
             param_space={"student": tune.grid_search(sorted(missing))},
