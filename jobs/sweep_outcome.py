@@ -127,8 +127,8 @@ def caveats(rows: Rows, trained: Trained) -> list[str]:
 def _write_table(folder: Path, rows: Rows) -> None:
     import polars as pl
 
-    types = dict.fromkeys(TEXTS, pl.String) | dict.fromkeys((*NUMBERS, *CONTRASTS), pl.Float64)
-    types |= dict.fromkeys(COUNTS, pl.Int64)
+    types: dict[str, Any] = dict.fromkeys(TEXTS, pl.String)
+    types |= dict.fromkeys((*NUMBERS, *CONTRASTS), pl.Float64) | dict.fromkeys(COUNTS, pl.Int64)
     table = pl.DataFrame(rows, schema_overrides=types, infer_schema_length=None, strict=False)
     for name, write in (("sweep.parquet", table.write_parquet), ("sweep.csv", table.write_csv)):
         partial = folder / f".{name}.partial"
