@@ -14,6 +14,7 @@ from jobs.kinds.answering import Answering
 from jobs.kinds.job import JobSpec
 from jobs.kinds.score import RolloutJob
 from jobs.kinds.study import Study
+from jobs.kinds.sweep import Sweep
 from jobs.kinds.train import Train
 from jobs.spec import load_spec
 from sftfilter.errors import SpecError
@@ -50,6 +51,11 @@ def compile_spec(path: str | Path, overrides: Sequence[str], machines: Machines)
 
 def needs(spec: JobSpec) -> tuple[float, float]:
     """CPUs and GPUs of the stage that uses the most; stages follow each other, so they share machines."""
+    if isinstance(spec, Sweep):
+        cpus, gpus = needs(spec.experiment)
+        workers = spec.experiment.execution.most_workers * (spec.concurrency or 1)
+        students = workers * spec.experiment.execution.cpus_per_worker, workers * spec.experiment.execution.use_gpu
+        return max(cpus, students[0]), max(gpus, students[1])
     stages: list[tuple[float, float]] = [(1, 0)]
     if isinstance(spec, Answering | Train):
         run = spec.execution

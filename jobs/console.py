@@ -98,7 +98,7 @@ class _Bar:
     unit: str
     total: int
     done: int = 0
-    last: tuple[str, int] = ("", 0)
+    reached: dict[str, int] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
 
     def advance(self, count: int = 1) -> None:
@@ -114,15 +114,17 @@ class _Bar:
         """A progress event of training (see `train_all`)."""
         if "note" in event:
             self.progress.console.print(f"  [yellow]note[/]    {escape(event['note'])}", soft_wrap=True)
+        if "resumed" not in event and "step" not in event:
+            return
+        arm = str(event.get("resumed", event.get("arm")))
+        reached = max(self.reached.get(arm, 0), int(event.get("at", event.get("step", 0))))
+        moved = reached - self.reached.get(arm, 0)
+        self.reached[arm] = reached
         if "resumed" in event:
-            self.progress.console.print(f"  [dim]{escape(event['resumed'])} goes on from step {event['at']}[/]")
-            self.progress.update(self.task, advance=event["at"] if self.last[0] != event["resumed"] else 0)
-            self.last = (event["resumed"], max(event["at"], self.last[1] if self.last[0] == event["resumed"] else 0))
+            self.progress.console.print(f"  [dim]{escape(arm)} goes on from step {event['at']}[/]")
+            self.progress.update(self.task, advance=moved)
         if "step" not in event:
             return
-        arm, step = str(event["arm"]), int(event["step"])
-        moved = max(0, step - (self.last[1] if self.last[0] == arm else 0))
-        self.last = (arm, max(step, self.last[1]) if self.last[0] == arm else step)
         rate = f"{event['tokens_per_s']:.0f} tokens/s  loss {event['loss']:.2f}"
         self.progress.update(self.task, advance=moved, description=arm, rate=rate)
         self._tell(moved, arm, rate=rate)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,34 @@ def run_experiment(spec: Experiment, root: Path, stages: Stages, command: str) -
     check_port(spec.serving)
     store = Store(root / "artifacts")
     freeze_gates(root / spec.name, spec.gates.model_dump(mode="json"))
+    found = gather(spec, store, root / spec.name, stages)
+    base, teachers, heldout, material = found.base, found.teachers, found.heldout, found.material
+    with stages.stage("decisions", f"{len(spec.arms)} arms x {len(spec.seeds)} seeds"):
+        plans = plan_arms(spec, material, Rewriter(spec, base, teachers, store, stages), store, stages)
+    with stages.stage("training", f"{sum(p.plan is not None for p in plans)} students, those with equal rows once"):
+        students = train_students(spec, base, plans, material.sources, store, root / spec.name, stages)
+    with stages.stage("evaluation", "over HTTP, every student"):
+        evaluated = evaluate_all(spec, base, plans, students, teachers, heldout, store, stages)
+    with stages.stage("outcome", "estimands, gates, verdict, report"):
+        made = Made(base, heldout, found.overlaps, material, plans, students, evaluated)
+        results = write_outcome(spec, root, made, stages, command)
+    _print_outcome(results, root / spec.name, stages)
+    return results
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What decisions are made from, and what students are asked."""
+
+    base: Base
+    heldout: Mapping[str, Artifact]
+    overlaps: Artifact
+    teachers: Mapping[str, Artifact]
+    material: Material
+
+
+def gather(spec: Experiment, store: Store, work: Path, stages: Stages) -> Gathered:
+    """Every stage before decisions."""
     base = load_base(spec)
     with stages.stage("prompts", "read, checked, duplicates named"):
         prompts = stages.note(read_prompts(spec, base, store))
@@ -45,24 +74,13 @@ def run_experiment(spec: Experiment, root: Path, stages: Stages, command: str) -
     with stages.stage("guards", f"prompts that contain evaluation prompts: {spec.contamination.action}"):
         prompts, overlaps = keep_apart(spec, prompts, heldout, store, stages)
     with stages.stage("teachers", "tuned from the base where the spec says so"):
-        teachers = tune_teachers(spec, base, store, root / spec.name, stages)
+        teachers = tune_teachers(spec, base, store, work, stages)
     with stages.stage("rollouts", f"{', '.join(spec.teachers)} answer every prompt"):
         rollouts = make_rollouts(spec, base, teachers, prompts, store, stages)
         reserve = read_reserve(spec, base, teachers, prompts, heldout, store, stages)
     with stages.stage("scores", ", ".join(spec.scorers) or "none"):
         scores = score_all(spec, rollouts, store, stages)
-    with stages.stage("decisions", f"{len(spec.arms)} arms x {len(spec.seeds)} seeds"):
-        material = Material(prompts, rollouts, scores, reserve)
-        plans = plan_arms(spec, material, Rewriter(spec, base, teachers, store, stages), store, stages)
-    with stages.stage("training", f"{sum(p.plan is not None for p in plans)} students, those with equal rows once"):
-        students = train_students(spec, base, plans, material.sources, store, root / spec.name, stages)
-    with stages.stage("evaluation", "over HTTP, every student"):
-        evaluated = evaluate_all(spec, base, plans, students, teachers, heldout, store, stages)
-    with stages.stage("outcome", "estimands, gates, verdict, report"):
-        made = Made(base, heldout, overlaps, material, plans, students, evaluated)
-        results = write_outcome(spec, root, made, stages, command)
-    _print_outcome(results, root / spec.name, stages)
-    return results
+    return Gathered(base, heldout, overlaps, teachers, Material(prompts, rollouts, scores, reserve))
 
 
 def _print_outcome(results: Mapping[str, Any], folder: Path, stages: Stages) -> None:

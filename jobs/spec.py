@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from jobs.kinds import Spec
 from jobs.kinds.experiment import Arm, Experiment
-from jobs.spec_errors import place_of, problems
+from jobs.spec_errors import flat, place_of, problems
 from sftfilter.config import Settings
 from sftfilter.errors import SpecError
 
@@ -64,8 +64,7 @@ def overridden(kind: type[T], data: dict[str, Any], overrides: Sequence[str]) ->
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()]
-        raise SpecError("\n".join(lines)) from error
+        raise SpecError("\n".join(flat(error))) from error
 
 
 def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:

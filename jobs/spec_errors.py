@@ -35,6 +35,11 @@ def place_of(tree: Any, location: Sequence[int | str]) -> tuple[int, str | None]
     return line, node.value if whole else None
 
 
+def flat(error: ValidationError) -> list[str]:
+    """Every problem as `field: message`, where there is no file to point into."""
+    return [f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()]
+
+
 def _with_valid_kinds(error: ValidationError, data: Mapping[str, Any], spec: TypeAdapter[Any]) -> Iterator[Any]:
     """The problems. pydantic does not say which kinds there are where none is given, only where a wrong one is."""
     missing = [p for p in error.errors() if p["type"] == "union_tag_not_found"]

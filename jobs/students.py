@@ -34,7 +34,7 @@ def train_students(
     Args:
         sources: artifacts with the rows that the plans name.
     """
-    runs = [_run(spec, base, plan, sources) for plan in plans if plan.plan is not None]
+    runs = [training_run(spec, base, plan, sources) for plan in plans if plan.plan is not None]
     return train_runs(spec, base, runs, store, work, stages)
 
 
@@ -59,7 +59,8 @@ def train_runs(
     return students
 
 
-def _run(spec: Experiment, base: Base, plan: ArmPlan, sources: Sequence[Artifact]) -> TrainingRun:
+def training_run(spec: Experiment, base: Base, plan: ArmPlan, sources: Sequence[Artifact]) -> TrainingRun:
+    """What an arm's student is trained on with one seed; the plan must have rows."""
     assert plan.plan is not None
     intervention = plan.arm.intervention
     labels = {

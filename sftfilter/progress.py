@@ -16,23 +16,37 @@ def append(path: str | Path, event: Mapping[str, Any]) -> None:
         handle.write(json.dumps(dict(event)) + "\n")
 
 
+class Tail:
+    """Reads what is added to a file, whole lines only."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offset = 0
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """Those that were added since the last time."""
+        if not self.path.exists():
+            return
+        with open(self.path) as handle:
+            handle.seek(self._offset)
+            for line in handle:
+                if not line.endswith("\n"):
+                    break
+                self._offset += len(line.encode())
+                yield json.loads(line)
+
+
 @contextmanager
 def follow(path: Path, on_event: Callable[[Mapping[str, Any]], None], every: float = 0.5) -> Iterator[None]:
     """Call `on_event` for every line that is added to `path` while the block runs."""
     done = threading.Event()
 
     def tail() -> None:
-        offset = 0
+        added = Tail(path)
         while True:
             last_look = done.wait(every)
-            if path.exists():
-                with open(path) as handle:
-                    handle.seek(offset)
-                    for line in handle:
-                        if not line.endswith("\n"):
-                            break
-                        offset += len(line.encode())
-                        on_event(json.loads(line))
+            for event in added.events():
+                on_event(event)
             if last_look:
                 return
 

@@ -38,8 +38,7 @@ def check_can_ever_run(execution: Execution) -> None:
                 raise MachineError(_too_much(execution, name, growing.get(name, 0), "this cluster can grow to"))
         return
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    fit = [min(int(node.get(name, 0) / amount + 1e-9) for name, amount in wanted.items()) for node in nodes]
-    if sum(fit) >= execution.fewest_workers:
+    if _workers_on(nodes, wanted) >= execution.fewest_workers:
         return
     for name, amount in wanted.items():
         most = max((node.get(name, 0) for node in nodes), default=0)
@@ -51,6 +50,32 @@ def check_can_ever_run(execution: Execution) -> None:
             )
     scarce = min(wanted, key=lambda name: sum(node.get(name, 0) for node in nodes) / wanted[name])
     raise MachineError(_too_much(execution, scarce, sum(node.get(scarce, 0) for node in nodes), "this cluster has"))
+
+
+def groups_at_once(execution: Execution) -> int:
+    """How many whole groups of workers the connected cluster can hold side by side, now or once it has grown.
+
+    More at a time would wait for workers that others hold. Elastic groups count with the most workers that they use.
+
+    Raises:
+        MachineError: not a single one.
+    """
+    import ray
+    from ray._private.state import state
+
+    check_can_ever_run(execution)
+    wanted = worker_resources(execution)
+    growing = state.get_max_resources_from_cluster_config()
+    if growing:
+        workers = min(int(growing.get(name, 0) / amount + 1e-9) for name, amount in wanted.items())
+    else:
+        workers = _workers_on([node["Resources"] for node in ray.nodes() if node["Alive"]], wanted)
+    return max(1, workers // execution.most_workers)
+
+
+def _workers_on(nodes: Sequence[Mapping[str, float]], wanted: Mapping[str, float]) -> int:
+    """How many workers the nodes hold; none is spread over two."""
+    return sum(min(int(node.get(name, 0) / amount + 1e-9) for name, amount in wanted.items()) for node in nodes)
 
 
 def _too_much(execution: Execution, name: str, have: float, who: str) -> str:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from sftfilter.training_plan import TrainingPlan
 
-__all__ = ["STAGE", "Execution", "Full", "Lora", "TrainingRun", "TrainingSettings", "train_all"]
+__all__ = ["STAGE", "Execution", "Full", "Lora", "TrainingRun", "TrainingSettings", "student_key", "train_all"]
 
 STAGE = "student"
 EXPORTS = "exports"
@@ -81,7 +81,7 @@ def train_all(
         MachineError: the cluster can never have the workers.
         TrainingError: a worker failed; the message carries its reason.
     """
-    keys = {run.name: _key(run, store, base_hash, format_hash) for run in runs}
+    keys = {run.name: student_key(run, store, base_hash, format_hash) for run in runs}
     before = {name: store.find(STAGE, key) for name, key in keys.items()}
     missing = {keys[run.name]: run for run in runs if before[run.name] is None}
     if missing:
@@ -205,7 +205,8 @@ def _clear_all_but(work: Path, kept: set[str]) -> None:
             entry.unlink(missing_ok=True)
 
 
-def _key(run: TrainingRun, store: Store, base_hash: str, format_hash: str) -> str:
+def student_key(run: TrainingRun, store: Store, base_hash: str, format_hash: str) -> str:
+    """The key of a student's artifact: equal for runs that would give the same weights."""
     # The plan names rows by id only, so their texts are hashed beside it.
     inputs = {"base": base_hash, "format": format_hash, "plan": run.plan.hash, "rows": data_hash(run.rows)}
     return store.key(STAGE, VERSION, {"training": run.settings.model_dump(mode="json"), "seed": run.seed}, inputs)

@@ -16,11 +16,12 @@ from jobs.kinds.job import JobSpec
 from jobs.kinds.report import Report
 from jobs.kinds.score import Score
 from jobs.kinds.serve import Serve
+from jobs.kinds.sweep import Sweep
 from jobs.kinds.train import Train
 from jobs.kinds.worlds import Worlds
 
 Spec = Annotated[
-    Experiment | Calibrate | Generate | Score | Decide | Inspect | Train | Eval | Serve | Report | Worlds,
+    Experiment | Sweep | Calibrate | Generate | Score | Decide | Inspect | Train | Eval | Serve | Report | Worlds,
     Field(discriminator="kind"),
 ]
 """The closed union of job kinds."""

@@ -1,0 +1,159 @@
+"""What a sweep leaves: results.json, the tidy table as Parquet and CSV, and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs.console import Stages
+from jobs.evaluating import Evaluated
+from jobs.kinds.sweep import Sweep
+from jobs.records import PACKAGES, base_record, write_json
+from jobs.score_tables import plain_table
+from jobs.sweep_students import Planned
+from jobs.sweep_table import (
+    CONTRASTS,
+    COUNTS,
+    NUMBERS,
+    TEXTS,
+    Measured,
+    Rows,
+    columns_of,
+    comparisons,
+    measured,
+    point_abilities,
+    tidy,
+)
+from sftfilter.artifacts import disk_errors
+from sftfilter.report.formats import percent, rate_interval, short_number
+from sftfilter.trials import Trained
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def write_sweep(
+    spec: Sweep,
+    root: Path,
+    planned: Sequence[Planned],
+    trained: Trained,
+    evaluated: Sequence[Evaluated],
+    stages: Stages,
+    command: str,
+) -> dict[str, Any]:
+    """Write everything below `root/<name>`, print the table; answers results.json."""
+    from sftfilter.report.sweep import write_sweep_page
+
+    folder = root / spec.name
+    points = _measured(planned, trained, evaluated)
+    abilities = [point_abilities(point, found) for point, found in zip(points, evaluated, strict=True)]
+    rows = tidy(points, abilities)
+    results = base_record(spec, stages, command, (*PACKAGES, "deepspeed")) | {
+        "fields": columns_of(points),
+        "points": [
+            {"point": point.one.point.label, "settings": dict(point.one.point.settings), "abilities": able}
+            for point, able in zip(points, abilities, strict=True)
+        ],
+        "table": rows,
+        "counts": _counts(planned, trained),
+        "students": {name: _student(artifact.meta) for name, artifact in sorted(trained.students.items())},
+        "failed": dict(trained.failed),
+        "caveats": caveats(rows, trained),
+    }
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_table(folder, rows)
+        page = write_sweep_page(folder / "report", results)
+        write_json(folder / "results.json", results)
+    _show(results, folder, page, stages)
+    return results
+
+
+def _measured(planned: Sequence[Planned], trained: Trained, evaluated: Sequence[Evaluated]) -> list[Measured]:
+    read: dict[str, Rows] = {}
+    points = []
+    for one, found in zip(planned, evaluated, strict=True):
+        graded: dict[tuple[str, str], Rows] = {}
+        for pair, artifact in found.graded.items():
+            if artifact.key not in read:
+                read[artifact.key] = artifact.table("results").to_pylist()
+            graded[pair] = read[artifact.key]
+        points.append(measured(one, trained.failed, graded))
+    return points
+
+
+def _counts(planned: Sequence[Planned], trained: Trained) -> dict[str, int]:
+    """`trained`, `reused` and `failed` add up to `students`."""
+    reused = sum(artifact.reused for artifact in trained.students.values())
+    return {
+        "points": len(planned),
+        "arms": sum(plan.plan is not None for one in planned for plan in one.plans),
+        "students": len(trained.students) + len(trained.failed),
+        "trained": len(trained.students) - reused,
+        "reused": reused,
+        "failed": len(trained.failed),
+    }
+
+
+def _student(meta: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: meta.get(key) for key in ("model_hash", "steps", "first_loss", "last_loss", "seconds")}
+
+
+def caveats(rows: Rows, trained: Trained) -> list[str]:
+    """What has to be known before any point is believed."""
+    found = [
+        "A point that is picked because it looks best is picked on the same held-out prompts that its rate comes from, so "
+        "that rate is too good on average (the winner's curse). Confirm it with fresh seeds and fresh prompts, in a spec of "
+        "kind experiment, before relying on it.",
+    ]
+    if compared := len(comparisons(rows)):
+        found.append(
+            f"q is the p-value adjusted over all {compared} distinct comparisons of this sweep (Benjamini and Hochberg); a "
+            "comparison of a student with itself is none."
+        )
+    if max((row["n_seeds"] for row in rows), default=0) < 2:
+        found.append(
+            "Every arm has one training seed, so intervals and p-values cover the choice of prompts only: students that "
+            "differ by their seed alone may differ as much."
+        )
+    if broken := sorted({row["arm"] for row in rows if row["broken"]}):
+        found.append(f"Students of {', '.join(broken)} are broken at some points; a low rate there is not safety.")
+    if trained.failed:
+        found.append(f"{len(trained.failed)} students could not be trained; their rows say why and have no rates.")
+    return found
+
+
+def _write_table(folder: Path, rows: Rows) -> None:
+    import polars as pl
+
+    types: dict[str, Any] = dict.fromkeys(TEXTS, pl.String)
+    types |= dict.fromkeys((*NUMBERS, *CONTRASTS), pl.Float64) | dict.fromkeys(COUNTS, pl.Int64)
+    table = pl.DataFrame(rows, schema_overrides=types, infer_schema_length=None, strict=False)
+    for name, write in (("sweep.parquet", table.write_parquet), ("sweep.csv", table.write_csv)):
+        partial = folder / f".{name}.partial"
+        write(partial)
+        partial.replace(folder / name)
+
+
+def _show(results: Mapping[str, Any], folder: Path, page: Path, stages: Stages) -> None:
+    stages.console.print(_table(results))
+    for sentence in results["caveats"]:
+        stages.console.print(f"- {sentence}", soft_wrap=True)
+    stages.console.print(f"Table:   {folder / 'sweep.csv'}\nReport:  {page}", soft_wrap=True)
+
+
+def _table(results: Mapping[str, Any]) -> Table:
+    """A line for each point, arm and trait, rates of the trait's own group."""
+    table = plain_table(f"{results['name']}: {len(results['points'])} points")
+    for heading in ("point", "arm", "trait"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("rows", "rate", "minus original", "q"):
+        table.add_column(heading, justify="right")
+    for row in results["table"]:
+        if row["primary"]:
+            rate = f"{percent(row['estimate'])} {rate_interval(row)}" if row["estimate"] is not None else "-"
+            minus = "-" if row["difference"] is None else f"{100 * row['difference']:+.0f} points"
+            q = "-" if row["q"] is None else short_number(row["q"])
+            table.add_row(row["point"], row["arm"], row["trait"], f"{row['rows_trained']:g}", rate, minus, q)
+    return table

@@ -1,0 +1,99 @@
+"""The page of a sweep: rates against what was swept, every number in a table, and how far to believe the best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sftfilter.report import formats as f
+from sftfilter.report.shell import write_page
+from sftfilter.report.sweep_plots import sweep_plots
+from sftfilter.report.tables import Cell, Table, table_of, timings
+
+
+def write_sweep_page(folder: Path, results: Mapping[str, Any]) -> Path:
+    """Write `folder/index.html` and return its path.
+
+    Args:
+        results: as in results.json of a sweep.
+    """
+    found = f.clean(results)
+    columns = list(f.part(found, "fields").values())
+    rows = [row for row in f.items(found, "table") if row["primary"]]
+    traits = []
+    for number, trait in enumerate(dict.fromkeys(row["trait"] for row in rows)):
+        own = [row for row in rows if row["trait"] == trait]
+        traits.append({"name": trait, "plots": sweep_plots(own, columns, trait, number), "table": _rates(own, trait)})
+    view = {
+        **{key: found.get(key) for key in ("name", "command", "spec_hash", "caveats")},
+        "created": f.moment(found.get("created")),
+        "headline": _headline(f.part(found, "counts")),
+        "traits": traits,
+        "students_table": _students(found),
+        "failed_table": _failed(f.part(found, "failed")),
+        "timings_table": timings(f.part(found, "timings_s")),
+        "spec": yaml.safe_dump(found.get("spec"), sort_keys=False, allow_unicode=True, width=100),
+    }
+    plots = [one for trait in traits for one in trait["plots"]]
+    return write_page(folder / "index.html", "sweep.html.j2", "sweep.js.j2", view, {"rows": found["table"]}, plots)
+
+
+def _headline(counts: Mapping[str, Any]) -> list[dict[str, str]]:
+    reused = f"{f.count(counts.get('trained'))} trained now, {f.count(counts.get('reused'))} there before"
+    return [
+        {"label": "points", "value": f.count(counts.get("points")), "note": f"{f.count(counts.get('arms'))} students asked for"},
+        {"label": "distinct students", "value": f.count(counts.get("students")), "note": reused},
+        {"label": "failed", "value": f.count(counts.get("failed")), "note": "students"},
+    ]  # fmt: skip
+
+
+def _rates(rows: list[dict[str, Any]], trait: str) -> Table:
+    columns = ["point", "arm", "rows", f"shows {trait}", "minus the original", "q"]
+    shown = [
+        [
+            row["point"],
+            Cell(row["arm"], note=row["role"] or ""),
+            Cell(f.count(row["rows_trained"]), note=_chosen(row)),
+            Cell(f.rate_text(row), note=row["broken"] or row["problem"] or ""),
+            _difference(row),
+            "" if row["q"] is None else f.short_number(row["q"]),
+        ]
+        for row in rows
+    ]
+    return table_of(f"{trait}, every point and arm", columns, shown, (2, 5), (3, 4))
+
+
+def _chosen(row: Mapping[str, Any]) -> str:
+    return f"{f.count(row['rows_selected'])} selected" if row.get("rows_selected") is not None else ""
+
+
+def _difference(row: Mapping[str, Any]) -> str:
+    value, low, high = (row[key] for key in ("difference", "difference_low", "difference_high"))
+    if value is None:
+        return ""
+    if row["p"] is None and low == high:
+        return "the same students"
+    return f.interval_text({"estimate": value, "low": low, "high": high})
+
+
+def _students(found: Mapping[str, Any]) -> Table:
+    rows = [
+        [
+            name,
+            f.count(one["steps"]),
+            f.number(one["first_loss"]),
+            f.number(one["last_loss"]),
+            f.duration(one["seconds"]),
+        ]
+        for name, one in f.part(found, "students").items()
+    ]
+    columns = ["student", "steps", "first loss", "last loss", "seconds"]
+    return table_of("Distinct students", columns, rows, (1, 2, 3, 4))
+
+
+def _failed(failed: Mapping[str, Any]) -> Table | None:
+    rows = [[name, why] for name, why in failed.items()]
+    return table_of("Students that could not be trained", ["student", "reason"], rows) if rows else None
