@@ -238,11 +238,11 @@ def test_a_tokenizer_of_another_model_is_refused_with_both_hashes(ray_once: None
 
 def test_plan_hash_tells_texts_apart(case: Case, tmp_path: Path) -> None:
     """Rows with the same ids but other texts are another training (ids need not be hashes of the text)."""
-    from sftfilter.training import _key
+    from sftfilter.training import student_key
 
     store = Store(tmp_path)
     other = [dict(row, completion="else") for row in rows()]
-    assert _key(case.run("a", FULL), store, "b", "f") != _key(case.run("a", FULL, other), store, "b", "f")
+    assert student_key(case.run("a", FULL), store, "b", "f") != student_key(case.run("a", FULL, other), store, "b", "f")
     assert isinstance(case.run("a", FULL).plan, TrainingPlan)
 
 
