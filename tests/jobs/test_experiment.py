@@ -40,7 +40,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for teacher in data["teachers"].values():
         teacher["training"] = {"learning_rate": 2e-3, "epochs": 2, "batch": 8}
     data["serving"] = {"port": 0}
-    data["capability"] = {"max_tokens": 8}
+    data["capability"] = {"instructions": False}
     data["results"] = str(folder / "runs")
     path = folder / "spec.yaml"
     path.write_text(yaml.safe_dump(data, sort_keys=False))

@@ -161,7 +161,13 @@ def sweep_spec(tiny_spec: Callable[..., Path], tiny_model: str, tmp_path: Path) 
         given = {"scorers": {"length": {"kind": "length"}}, "selectors": selectors, "execution": {"workers": 1}}
         given["capability"] = None
         tiny_spec(base_model=tiny_model, **given)
-        spec = {"kind": "sweep", "name": "thresholds", "experiment": "spec.yaml", "results": str(tmp_path / "runs")}
+        spec = {
+            "kind": "sweep",
+            "name": "thresholds",
+            "experiment": "spec.yaml",
+            "results": str(tmp_path / "runs"),
+            "retries": 0,
+        }
         path = tmp_path / "sweep.yaml"
         path.write_text(yaml.safe_dump(spec | {"space": {FLAGGED: thresholds}} | changes))
         found = load_spec(path)
