@@ -24,8 +24,8 @@ def local_paths(source: FileSource) -> list[str]:
 
 def check_there(path: str) -> None:
     """Raise DataError when a local path names no file or folder, or its pattern matches none."""
-    if Path(path).exists() or not find([path], stamps=False):
-        return
+    if not Path(path).exists():
+        find([path], stamps=False)
 
 
 def look(source: FileSource, columns: Sequence[str], *, answers: bool) -> list[str]:
