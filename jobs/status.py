@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.run_record import EVENTS, PROGRESS, of_this_process
 from sftfilter.config import did_you_mean
-from sftfilter.errors import DataError, SpecError
+from sftfilter.errors import DataError, MachineError, SpecError
 
 if TYPE_CHECKING:
     from ray.dashboard.modules.job.pydantic_models import JobDetails
@@ -133,11 +133,17 @@ def _log_file(client: JobSubmissionClient, job: JobDetails, name: str) -> str | 
 
     `ray.util.state.get_log` asks the cluster's GCS for the dashboard's address, which is not reached from outside;
     so the client we have asks, with its token and its certificates.
+
+    Raises:
+        MachineError: the dashboard does not answer.
     """
     if job.driver_node_id is None:
         return None
     query = {"node_id": job.driver_node_id, "filename": name, "lines": -1}
-    reply = client._do_request("GET", "/api/v0/logs/file", params=query, timeout=60)
+    try:
+        reply = client._do_request("GET", "/api/v0/logs/file", params=query, timeout=60)
+    except OSError as error:  # requests' errors are OSErrors
+        raise MachineError(f"no record of the run from {client.get_address()}: {error}; ask again") from error
     return reply.content.decode(errors="replace") if reply.status_code == 200 else None
 
 
