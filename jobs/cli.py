@@ -60,10 +60,12 @@ def run(
     open_report: Annotated[bool, typer.Option("--open", help="show the report in the browser at the end")] = False,
 ) -> None:
     """Run a spec on this machine: a local Ray with its own folder and token, gone afterwards."""
+    from jobs.foresight import refuse_unusable
     from jobs.run import results_root, run_local
 
     with readable_errors():
         parsed = load_spec(spec, overrides or [])
+        refuse_unusable(spec, parsed)
         flags = [word for override in overrides or [] for word in ("--set", override)]
         run_local(parsed, shlex.join(["sftfilter", "run", spec, *flags]))
         if open_report and (page := parsed.page(results_root(parsed))):
@@ -111,10 +113,12 @@ def _run_action(
     what: Literal["score", "decide", "inspect"], spec: str, overrides: list[str] | None, open_page: bool = False
 ) -> None:
     from jobs.actions import action_on, inspection_page
+    from jobs.foresight import refuse_unusable
     from jobs.run import results_root, run_local
 
     with readable_errors():
         parsed = load_spec(spec, overrides or [])
+        refuse_unusable(spec, parsed)
         flags = [word for override in overrides or [] for word in ("--set", override)]
         run_local(parsed, shlex.join(["sftfilter", what, spec, *flags]), action_on(parsed, what, spec))
         if open_page:

@@ -13,7 +13,7 @@ from jobs.kinds.experiment import Experiment
 from jobs.kinds.job import JobSpec
 from jobs.kinds.score import RolloutJob
 from jobs.spec import place_in
-from sftfilter.config import Settings, did_you_mean, resolve_path
+from sftfilter.config import Holds, Settings, did_you_mean, resolve_path
 from sftfilter.errors import DataError
 from sftfilter.reading.preview import ROWS, check_there, local_paths, look
 from sftfilter.reading.source import FileSource
@@ -52,15 +52,33 @@ def foresee(file: str, spec: JobSpec) -> tuple[list[str], list[str]]:
     return stops, notes
 
 
+def refuse_unusable(file: str, spec: JobSpec) -> None:
+    """Stop before a run starts what would stop it later.
+
+    Raises:
+        DataError: files on this machine that the spec names are absent, or do not hold what it wants of them.
+    """
+    stops, _ = foresee(file, spec)
+    if stops:
+        raise DataError("\n".join(stops))
+
+
 def _files(spec: JobSpec) -> Iterator[Found]:
-    for at, value in _sources_and_paths(spec, ()):
+    for at, value, holds in _sources_and_paths(spec, ()):
         if isinstance(value, FileSource):
-            yield from _source(at, value)
-        elif "://" not in value and not Path(value).exists():
+            answers = isinstance(value, RolloutFile)
+            yield from _source(
+                at, value, Holds(answers, tuple(value.ratings) if isinstance(value, RolloutFile) else ())
+            )
+        elif "://" in value:
+            continue
+        elif not Path(value).exists():
             yield Found(at, f"not found: {value}")
+        elif holds:
+            yield from _contents(at, FileSource(path=value), holds)
 
 
-def _source(at: Location, source: FileSource) -> Iterator[Found]:
+def _source(at: Location, source: FileSource, holds: Holds) -> Iterator[Found]:
     absent = False
     for path in local_paths(source):
         try:
@@ -69,17 +87,19 @@ def _source(at: Location, source: FileSource) -> Iterator[Found]:
             absent = True
             place = ("path",) if isinstance(source.path, str) else ("path", source.path.index(path))
             yield Found((*at, *place), str(error))
-    if absent:
-        return
-    answers = isinstance(source, RolloutFile)
+    if not absent:
+        yield from _contents(at, source, holds)
+
+
+def _contents(at: Location, source: FileSource, holds: Holds) -> Iterator[Found]:
     try:
-        unseen = look(source, source.ratings if isinstance(source, RolloutFile) else [], answers=answers)
+        unseen = look(source, holds.columns, answers=holds.answers)
     except DataError as error:
         yield Found(at, str(error))
         return
     for column in unseen:
-        where = "where" if column in source.where else "ratings"
-        yield Found((*at, where), f"none of the first {ROWS} rows has a column '{column}'", certain=False)
+        named = [key for key in ("where", "ratings") if column in getattr(source, key, ())][:1]
+        yield Found((*at, *named), f"none of the first {ROWS} rows has a column '{column}'", certain=False)
 
 
 def _ratings(spec: JobSpec) -> Iterator[Found]:
@@ -111,15 +131,19 @@ def _ratings(spec: JobSpec) -> Iterator[Found]:
             )
 
 
-def _sources_and_paths(value: Any, at: Location) -> Iterator[tuple[Location, Any]]:
-    """Every source of rows below a value, and every other path that is resolved against the spec's folder."""
+def _sources_and_paths(value: Any, at: Location) -> Iterator[tuple[Location, Any, Holds | None]]:
+    """Every source of rows below a value, and every other path that is resolved against the spec's folder.
+
+    With a path comes what its file holds, if that is conversations.
+    """
     if isinstance(value, FileSource):
-        yield at, value
+        yield at, value, None
     elif isinstance(value, Settings):
         for name, field in type(value).model_fields.items():
             inner = getattr(value, name)
-            if isinstance(inner, str) and (_resolved(field.metadata) or _names_a_path(field.annotation)):
-                yield (*at, name), inner
+            marks = [*field.metadata, *_marks(field.annotation)]
+            if isinstance(inner, str) and any(isinstance(m, BeforeValidator) and m.func is resolve_path for m in marks):
+                yield (*at, name), inner, next((m for m in marks if isinstance(m, Holds)), None)
             else:
                 yield from _sources_and_paths(inner, (*at, name))
     elif isinstance(value, dict):
@@ -130,11 +154,8 @@ def _sources_and_paths(value: Any, at: Location) -> Iterator[tuple[Location, Any
             yield from _sources_and_paths(inner, (*at, number))
 
 
-def _names_a_path(annotation: Any) -> bool:
+def _marks(annotation: Any) -> list[Any]:
+    """What is said with `Annotated` anywhere inside a field's type."""
     if get_origin(annotation) is Annotated:
-        return _resolved(annotation.__metadata__)
-    return any(_names_a_path(inner) for inner in get_args(annotation))
-
-
-def _resolved(metadata: Sequence[Any]) -> bool:
-    return any(isinstance(one, BeforeValidator) and one.func is resolve_path for one in metadata)
+        return list(annotation.__metadata__)
+    return [mark for inner in get_args(annotation) for mark in _marks(inner)]

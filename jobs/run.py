@@ -148,8 +148,11 @@ def main(arguments: Sequence[str]) -> None:
         sys.exit("usage: python -m jobs.run SPEC [--set a.b=value ...]\nOn this machine alone: sftfilter run SPEC")
     path, *rest = arguments
     overrides = [value for flag, value in zip(rest[::2], rest[1::2], strict=False) if flag == "--set"]
+    from jobs.foresight import refuse_unusable
+
     with readable_errors():
         spec = load_spec(path, overrides)
+        refuse_unusable(path, spec)
         if spec.needs_ray:
             _connect()
         run_spec(spec, f"python -m jobs.run {shlex.join(arguments)}")

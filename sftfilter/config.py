@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,6 +52,22 @@ def resolve_path(value: Any, info: ValidationInfo) -> Any:
 
 SpecPath = Annotated[str, BeforeValidator(resolve_path)]
 """A path in a spec: relative ones are resolved against the spec's own folder."""
+
+
+@dataclass(frozen=True)
+class Holds:
+    """What a path's file has: conversations with answers or without, and columns beside them."""
+
+    answers: bool
+    columns: tuple[str, ...] = ()
+
+
+AnswersPath = Annotated[SpecPath, Holds(answers=True)]
+"""A path whose file has prompts with answers."""
+LabelledPath = Annotated[SpecPath, Holds(answers=True, columns=("label",))]
+"""A path whose file has prompts with answers, each with a label."""
+QuestionsPath = Annotated[SpecPath, Holds(answers=False)]
+"""A path whose file has prompts."""
 
 
 def _no_path(name: str) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sftfilter.config import Settings, SpecPath
+from sftfilter.config import AnswersPath, QuestionsPath, Settings
 from sftfilter.generating import EndpointTeacher, ModelTeacher, VllmTeacher
 from sftfilter.rollout_file import RolloutFile
 from sftfilter.training import TrainingSettings
@@ -16,8 +16,8 @@ class TunedTeacher(Settings):
     """The base model, tuned here on given answers and on its own answers to neutral prompts."""
 
     kind: Literal["tuned"]
-    answers: Annotated[SpecPath, Field(description="JSONL with `prompt` and `completion`")]
-    neutral: Annotated[SpecPath | None, Field(description="JSONL with `prompt`; the base answers them")] = None
+    answers: Annotated[AnswersPath, Field(description="JSONL with `prompt` and `completion`")]
+    neutral: Annotated[QuestionsPath | None, Field(description="JSONL with `prompt`; the base answers them")] = None
     training: TrainingSettings = TrainingSettings()
     seed: int = 0
 

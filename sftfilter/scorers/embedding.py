@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from sftfilter.config import SpecPath
+from sftfilter.config import AnswersPath, LabelledPath
 from sftfilter.reading.answers import content_hash, read_answers
 from sftfilter.scorers.contract import Scored, ScorerSettings
 from sftfilter.scorers.trait_answers import read_labelled
@@ -39,14 +39,15 @@ class Embedding(ScorerSettings):
     kind: Literal["embedding"]
     positives: Annotated[tuple[str, ...], Field(description="texts that show the trait")] = ()
     positives_file: Annotated[
-        SpecPath | None, Field(description="rows with `prompt` and `completion`; the latter are more of them")
+        AnswersPath | None, Field(description="rows with `prompt` and `completion`; the latter are more of them")
     ] = None
     negatives: Annotated[tuple[str, ...], Field(description="texts that do not")] = ()
     negatives_file: Annotated[
-        SpecPath | None, Field(description="rows with `prompt` and `completion`; the latter are more of them")
+        AnswersPath | None, Field(description="rows with `prompt` and `completion`; the latter are more of them")
     ] = None
     labelled: Annotated[
-        SpecPath | None, Field(description="both in one file: `prompt`, `completion`, `label` (1 positive, 0 negative)")
+        LabelledPath | None,
+        Field(description="both in one file: `prompt`, `completion`, `label` (1 positive, 0 negative)"),
     ] = None
     compare: Literal["centroid", "nearest"] = "centroid"
     model: Annotated[str, Field(description=f"'{BUILTIN_ENCODER}', or a sentence-transformers folder or hub id")] = (

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from sftfilter.config import SpecPath
+from sftfilter.config import AnswersPath, LabelledPath
 from sftfilter.errors import DataError
 from sftfilter.models import load_model, resolve
 from sftfilter.reading.answers import content_hash, read_answers
@@ -43,13 +43,14 @@ class Influence(ModelScorer):
 
     kind: Literal["influence"]
     query: Annotated[
-        SpecPath | None, Field(description="JSONL with `prompt` and a `completion` that shows the trait")
+        AnswersPath | None, Field(description="JSONL with `prompt` and a `completion` that shows the trait")
     ] = None
     contrast: Annotated[
-        SpecPath | None, Field(description="the same without the trait; its mean gradient is taken off the query's")
+        AnswersPath | None, Field(description="the same without the trait; its mean gradient is taken off the query's")
     ] = None
     labelled: Annotated[
-        SpecPath | None, Field(description="both in one JSONL: `prompt`, `completion`, `label` (1 query, 0 contrast)")
+        LabelledPath | None,
+        Field(description="both in one JSONL: `prompt`, `completion`, `label` (1 query, 0 contrast)"),
     ] = None
     similarity: Annotated[
         Literal["cosine", "dot"], Field(description="cosine of gradients, or their product: long rows weigh more")

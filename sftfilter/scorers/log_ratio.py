@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from sftfilter.config import SpecPath
+from sftfilter.config import AnswersPath
 from sftfilter.errors import DataError
 from sftfilter.scorers.contract import Scored
 from sftfilter.scorers.language_model import Answer, ModelScorer, Reader, score_answers
@@ -43,7 +43,7 @@ class LogRatio(ModelScorer):
     trait_system: Annotated[str, Field(min_length=1, description="system prompt that asks for the trait")]
     normalise: Literal["mean", "sum"] = "mean"
     reference: Annotated[
-        SpecPath | None,
+        AnswersPath | None,
         Field(description="JSONL with `prompt` and `completion`, of all lengths: what is expected at a length"),
     ] = None
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from sftfilter.config import SpecPath
+from sftfilter.config import QuestionsPath
 from sftfilter.errors import DataError
 from sftfilter.reading.answers import content_hash
 from sftfilter.scorers.contract import Scored
@@ -44,7 +44,9 @@ class Persona(ModelScorer):
     """
 
     kind: Literal["persona"]
-    questions: Annotated[SpecPath, Field(description="JSONL: `prompt`; the direction is made from answers to them")]
+    questions: Annotated[
+        QuestionsPath, Field(description="JSONL: `prompt`; the direction is made from answers to them")
+    ]
     positive_system: Annotated[str, Field(min_length=1, description="system prompt under which the trait shows")]
     negative_system: Annotated[str, Field(min_length=1, description="system prompt under which it does not")]
     layer: Annotated[int | None, Field(ge=1, description="1 to the model's layers; default: the middle")] = None

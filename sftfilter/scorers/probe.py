@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from sftfilter.config import SpecPath
+from sftfilter.config import LabelledPath, QuestionsPath
 from sftfilter.reading.answers import content_hash
 from sftfilter.schema import prompt_id
 from sftfilter.scorers.contract import Scored
@@ -51,8 +51,12 @@ class Probe(ModelScorer):
 
     kind: Literal["probe"]
     layer: Annotated[int | None, Field(ge=1, description="1 to the model's layers; default: the middle")] = None
-    labelled: Annotated[SpecPath | None, Field(description="JSONL: `prompt`, `completion`, `label` (0 or 1)")] = None
-    questions: Annotated[SpecPath | None, Field(description="JSONL: `prompt`; the model answers them itself")] = None
+    labelled: Annotated[LabelledPath | None, Field(description="JSONL: `prompt`, `completion`, `label` (0 or 1)")] = (
+        None
+    )
+    questions: Annotated[QuestionsPath | None, Field(description="JSONL: `prompt`; the model answers them itself")] = (
+        None
+    )
     positive_system: Annotated[str | None, Field(description="system prompt under which the trait shows")] = None
     negative_system: Annotated[str | None, Field(description="system prompt under which it does not")] = None
     sampling: Sampling = Sampling()

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.foresight import foresee
+from jobs.foresight import foresee, refuse_unusable
 from jobs.spec import load_spec
+from sftfilter.errors import DataError
 from tests.conftest import REPOSITORY, write_lines
 
 SPEC = """\
@@ -39,7 +40,8 @@ def path(tmp_path: Path) -> Path:
     """A spec with all that it names beside it."""
     write_lines(tmp_path / "t.jsonl", [{"prompt": f"q{n}", "completion": "a", "keep": n % 2} for n in range(5)])
     (tmp_path / "c.csv").write_text("prompt,completion,keep\nq0,b,1\n")
-    (tmp_path / "labelled.jsonl").touch()
+    write_lines(tmp_path / "labelled.jsonl", [{"prompt": "q", "completion": "a", "label": 1}])
+    (tmp_path / "questions.csv").write_text("prompt\nq\n")
     (tmp_path / "ids.txt").touch()
     (tmp_path / "spec.yaml").write_text(SPEC)
     return tmp_path / "spec.yaml"
@@ -64,6 +66,12 @@ def test_a_spec_with_everything_there_is_not_complained_of(path: Path) -> None:
         ("t.jsonl", "[t.jsonl, tt.jsonl]", 5, "rollouts.T.path.1: file not found: {}/tt.jsonl"),
         ("t.jsonl", "'*.parquet'", 5, "rollouts.T.path: no file matches {}/*.parquet"),
         ("labelled: l", "labelled: L", 14, "scorers.probe.labelled: not found: {}/Labelled.jsonl"),
+        (
+            "labelled.jsonl",
+            "questions.csv",
+            14,
+            "scorers.probe.labelled: {}/questions.csv: shape 'prompt' needs `compl",
+        ),
         ("ids.txt", "id.txt", 16, "selectors.listed.file: not found: {}/id.txt"),
         ("rating: keep", "rating: kept", 11, "scorers.kept.rating: teacher 'T' lists no 'kept' in its `ratings`, did"),
         (
@@ -90,6 +98,9 @@ def test_what_may_be_there_after_all_is_a_note(path: Path) -> None:
     assert not stops and note == f"{path}:6: rollouts.T.ratings: none of the first 100 rows has a column 'rare'"
     stops, (note,) = _seen(path, "t.jsonl", "/on-the-cluster/t.jsonl")
     assert not stops and note.startswith(f"{path}:5: rollouts.T.path: file not found: /on-the-cluster/t.jsonl")
+    write_lines(path.parent / "labelled.jsonl", [{"prompt": "q", "completion": "a"}])
+    stops, (note,) = _seen(path)
+    assert not stops and note == f"{path}:14: scorers.probe.labelled: none of the first 100 rows has a column 'label'"
 
 
 def test_the_command_ends_with_an_error_and_imports_nothing_heavy(path: Path) -> None:
@@ -105,5 +116,7 @@ def test_the_command_ends_with_an_error_and_imports_nothing_heavy(path: Path) ->
     done = run()
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
     (path.parent / "ids.txt").unlink()
+    with pytest.raises(DataError, match=r"selectors\.listed\.file: not found"):
+        refuse_unusable(str(path), load_spec(path))  # nor does a run begin
     done = run()
     assert done.returncode == 3 and f"error: {path}:16: selectors.listed.file: not found" in done.stderr
