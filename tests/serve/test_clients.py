@@ -10,8 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -363,3 +365,47 @@ def test_a_rolling_update_drops_nothing(students: Endpoint, tiny: TinyStudents) 
 
     answers = asyncio.run(main())
     assert len(answers) > 8 and set(answers) == {expected}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_replicas_come_with_load_and_go_to_none_without_it(students: Endpoint, tiny: TinyStudents) -> None:
+    from ray import serve
+
+    settings = ServingSettings(
+        port=0, dtype="float32", min_replicas=0, max_replicas=2, max_batch=2, downscale_delay_s=3, threads=1
+    )
+
+    def replicas() -> int:
+        deployment = serve.status().applications["scaled"].deployments["Students"]
+        return deployment.replica_states.get("RUNNING", 0)
+
+    def wait_for(count: int) -> None:
+        deadline = time.monotonic() + 120
+        while replicas() != count:
+            assert time.monotonic() < deadline, f"{replicas()} replicas, not {count}"
+            time.sleep(0.5)
+
+    with (
+        host(tiny.all, settings, tiny.folder, SYSTEM, API_KEY, "scaled") as endpoint,
+        ThreadPoolExecutor(16) as clients,
+    ):
+        assert replicas() == 0
+        first = greedy(endpoint, "full-0")
+        assert first == greedy(students, "full-0") and replicas() >= 1
+        stop = threading.Event()
+
+        def keep_asking() -> set[str]:
+            found = set()
+            while not stop.is_set():
+                found.add(greedy(endpoint, "full-0"))
+            return found
+
+        asking = [clients.submit(keep_asking) for _ in range(16)]
+        try:
+            wait_for(2)
+        finally:
+            stop.set()
+        assert set().union(*(future.result() for future in asking)) == {first}
+        wait_for(0)
+        assert greedy(endpoint, "full-0") == first
