@@ -117,13 +117,14 @@ class _Bar:
         if "resumed" not in event and "step" not in event:
             return
         arm = str(event.get("resumed", event.get("arm")))
-        reached = max(self.reached.get(arm, 0), int(event.get("at", event.get("step", 0))))
+        step = event["at"] if "resumed" in event else event["step"]  # the latter's `at` is a time
+        reached = max(self.reached.get(arm, 0), int(step))
         moved = reached - self.reached.get(arm, 0)
         self.reached[arm] = reached
         if "resumed" in event:
             self.progress.console.print(f"  [dim]{escape(arm)} goes on from step {event['at']}[/]")
             self.progress.update(self.task, advance=moved)
-        if "step" not in event:
+            self._tell(moved, arm)
             return
         rate = f"{event['tokens_per_s']:.0f} tokens/s  loss {event['loss']:.2f}"
         self.progress.update(self.task, advance=moved, description=arm, rate=rate)

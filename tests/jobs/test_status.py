@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.run_record import EVENTS, RunRecord
+from jobs.console import Stages
+from jobs.run_record import EVENTS, PROGRESS, RunRecord
 from jobs.status import local_status, status_lines
 from sftfilter.errors import DataError, SpecError
 
@@ -115,3 +116,16 @@ def test_resume_repeats_the_command_where_it_was_given(tmp_path: Path) -> None:
     )
     done = _cli("resume", "r", cwd=tmp_path)
     assert done.returncode == 2 and "repeat that" in done.stderr, "a record is data: only our own commands are repeated"
+
+
+def test_progress_of_training_counts_steps_and_those_of_before_the_kill(tmp_path: Path) -> None:
+    stages = Stages(record=RunRecord(tmp_path / "r"))
+    step = {"arm": "all-T-s0", "steps": 8, "loss": 1.5, "tokens_per_s": 90.0, "at": time.time()}
+    with stages.stage("training", "students"), stages.bar(16, "students") as bar:
+        bar.training({"resumed": "all-T-s0", "at": 3})
+        bar.training(step | {"step": 4})
+        assert bar.done == 4
+        bar.training(step | {"step": 1, "arm": "all-C-s0"})
+        assert bar.done == 5
+    progress = json.loads((tmp_path / "r" / PROGRESS).read_text())
+    assert (progress["unit"], progress["done"], progress["total"]) == ("all-T-s0", 3, 16), "the next is too soon"
