@@ -116,7 +116,7 @@ def worth_table(results: Mapping[str, Any], subtlety: str) -> Table:
         areas = [_share(found[name, m["rate"]]["auprc"], interval=m is top) for m in mixtures]
         mark = "*" if best["better_than_chance"] else "r" if best["reversed"] else " "
         further = [_share(best[key], interval=False) for key in ("precision", "recall_at_twice")]
-        table.add_row(name, *areas, f"{_share(best['auroc'])} {mark}", *further)
+        table.add_row(name, *areas, f"{_share(best['auroc'], interval=False)} {mark}", *further)
     chance = [m["planted"] / m["rows"] for m in mixtures]
     further = [0.5, chance[-1], 2 * chance[-1]]
     table.add_row("chance", *(f"{value:.2f}" for value in [*chance, *further]), style="dim")
@@ -142,7 +142,13 @@ def cost_table(results: Mapping[str, Any]) -> Table:
 def plain_table(title: str) -> Table:
     """Without a frame, so that it fits 80 columns."""
     return Table(
-        title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False
+        title=title,
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
     )
 
 
@@ -150,13 +156,11 @@ def retrain_table(retrained: Mapping[str, Any]) -> Table:
     """Students' trait by what was removed."""
     table = plain_table("students trained on one mixture")
     groups = list(retrained["arms"][0]["rates"])
-    for head in ("arm", "removed", "left", *groups, "of oracle's gain"):
+    for head in ("arm", "removed", "left", *groups):
         table.add_column(head, justify="left" if head == "arm" else "right", no_wrap=True)
     for arm in retrained["arms"]:
-        share = retrained["recovered"].get(arm["scorer"])
         rates = [_share(arm["rates"][group], interval=group == groups[0]) for group in groups]
-        recovered = _share(share["share"]) if share else ""
-        table.add_row(arm["name"], str(arm["removed"]), str(arm["planted_left"]), *rates, recovered)
+        table.add_row(arm["name"], str(arm["removed"]), str(arm["planted_left"]), *rates)
     table.caption = "left: planted rows that are still there; rates of the trait on held-out prompts"
     return table
 
