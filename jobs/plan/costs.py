@@ -1,0 +1,161 @@
+"""What a stage costs: measured in an earlier run, or stated; every number says where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from sftfilter.config import Settings
+from sftfilter.errors import SpecError
+
+Seconds = Annotated[float, Field(ge=0)]
+
+
+class Costs(Settings):
+    """Seconds on one worker, and what bounds many of them. A worker is whatever was measured: a GPU, or a machine.
+
+    A file for `sftfilter plan --costs` holds any of these keys. Seconds that are null are not known: what they are of is
+    left out of every sum, and the plan says so.
+    """
+
+    device: Annotated[Literal["GPU", "core"], Field(description="what device hours are counted in")] = "core"
+    devices: Annotated[int, Field(gt=0, description="of them in one worker")] = 1
+    rollout_s: Annotated[dict[str, Seconds], Field(description="teacher, or `any` -> an answer to a prompt")] = Field(
+        default={}
+    )
+    score_s: Annotated[dict[str, Seconds], Field(description="scorer's name or kind, or `any` -> a row")] = Field(
+        default={}
+    )
+    score_setup_s: Annotated[dict[str, Seconds], Field(description="scorer's name or kind, or `any` -> loading")] = (
+        Field(default={})
+    )
+    train_row_s: Annotated[Seconds | None, Field(description="a row, each time that a student passes over it")] = None
+    train_setup_s: Annotated[Seconds, Field(description="starting a group of training workers")] = 0.0
+    answer_s: Annotated[Seconds | None, Field(description="a student's answer to an evaluation prompt")] = None
+    model_s: Annotated[Seconds, Field(description="a model that is asked: loading, held-out loss")] = 0.0
+    serve_setup_s: Annotated[Seconds, Field(description="starting the endpoint")] = 0.0
+    decide_s: Annotated[Seconds, Field(description="decisions and training plan of a student")] = 0.0
+    start_s: Annotated[Seconds, Field(description="starting Python and Ray")] = 0.0
+    head_s: Annotated[Seconds, Field(description="stages on the head alone: prompts, guards, outcome, report")] = 0.0
+    checkpoint_gib: Annotated[float, Field(ge=0, description="that a student writes to the shared folder")] = 0.0
+    storage_gib_s: Annotated[float, Field(gt=0, description="that the shared folder takes in a second")] = 1.0
+    head_answers_s: Annotated[
+        float, Field(gt=0, description="answers a second that pass through the head: HTTP, grading, writing")
+    ] = 200.0
+    student_workers: Annotated[int, Field(gt=0, description="workers that one student is spread over at most")] = 8
+    student_keeps: Annotated[
+        float, Field(ge=0.5, le=1, description="share of a worker's speed left at each doubling of a student's workers")
+    ] = 0.85
+    chars_per_token: Annotated[float, Field(gt=0)] = 4.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, data: Any) -> Any:
+        """A single number stands for `any`."""
+        if isinstance(data, dict):
+            spread = ("rollout_s", "score_s", "score_setup_s")
+            return {k: {"any": v} if k in spread and isinstance(v, int | float) else v for k, v in data.items()}
+        return data
+
+
+@dataclass(frozen=True)
+class Priced:
+    """Costs, and where they come from.
+
+    Attributes:
+        told: field of the costs -> its source; a field that is not there has its default, a guess.
+        notes: what a person should know of them.
+    """
+
+    costs: Costs
+    told: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    def assumptions(self) -> list[tuple[str, str, str]]:
+        """(field, value, source) of every number, the guesses last."""
+        values = self.costs.model_dump(mode="json")
+        guess = ("device", "devices", "storage_gib_s", "head_answers_s", "student_workers", "student_keeps")
+        rows = [(name, _short(value), self.told[name]) for name, value in values.items() if name in self.told]
+        rows += [
+            (name, _short(value), "guess: the default")
+            for name, value in values.items()
+            if name not in self.told and name in (*guess, "chars_per_token")
+        ]
+        return rows
+
+
+def priced(run: Path | None, file: Path | None, stated: Sequence[str]) -> Priced:
+    """Costs of an earlier run, what a file says instead, and what the command line says instead of that.
+
+    Raises:
+        SpecError: a key or a value is wrong.
+        DataError: the run cannot be read.
+    """
+    from jobs.plan.measured import measure
+
+    data, told, notes = measure(run) if run else ({}, {}, [])
+    if file:
+        given = _read(file)
+        data, told = _over(data, given, told, str(file))
+    if stated:
+        from jobs.spec import override
+
+        given = {}
+        for change in stated:
+            override(given, change)
+        data, told = _over(data, given, told, "stated: --cost")
+    try:
+        return Priced(Costs.model_validate(data), told, notes)
+    except ValidationError as error:
+        from jobs.spec_errors import flat
+
+        where = "--cost" if stated else str(file)
+        raise SpecError("\n".join(f"{where}: {line}" for line in flat(error))) from error
+
+
+def _read(file: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        data = yaml.safe_load(file.read_text())
+        if not isinstance(data, dict):
+            raise SpecError(f"{file}: expected keys and values, such as `train_row_s: 0.05`")
+        Costs.model_validate(data)
+    except OSError as error:
+        raise SpecError(
+            f"{file}: {error.strerror}; name a file with any of: {', '.join(Costs.model_fields)}"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SpecError(f"{file}: not valid YAML: {error}") from error
+    except ValidationError as error:
+        from jobs.spec_errors import flat
+
+        raise SpecError("\n".join(f"{file}: {line}" for line in flat(error))) from error
+    return data
+
+
+def _over(
+    data: Mapping[str, Any], given: Mapping[str, Any], told: Mapping[str, str], source: str
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Given values over those that are there; of the costs by name, only the names that are given are replaced."""
+    merged = dict(data)
+    sources = dict(told)
+    for key, value in given.items():
+        below = merged.get(key)
+        if isinstance(below, dict) and isinstance(value, dict):
+            merged[key] = below | value
+            sources[key] = f"{', '.join(value)} {source}; else {told.get(key, '')}"
+        else:
+            merged[key] = value
+            sources[key] = source
+    return merged, sources
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_short(one)}" for name, one in value.items()) or "none"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
