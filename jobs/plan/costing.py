@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from jobs.plan.items import STAGES, Item, Sizes
 from jobs.plan.schedule import Piece, Stage
-from jobs.plan.sizes import STAGES, Item, Sizes
 
 if TYPE_CHECKING:
     from jobs.plan.costs import Costs

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+from jobs.plan.items import Item
 from jobs.plan.measured import read_events
-from jobs.plan.sizes import Item
 from jobs.run_record import EVENTS
 
 Made = Collection[tuple[str, str]]

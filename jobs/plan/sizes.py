@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from jobs.plan.counting import Counts, Rows
+from jobs.plan.items import Item, Sizes
 from jobs.plan.students import Student, students_of, visits_of
 from jobs.plan.teachers import Answered, answered, judged_by_endpoint, tuned
 from sftfilter.config import stable_hash
@@ -22,71 +23,6 @@ if TYPE_CHECKING:
     from jobs.kinds.sweep import Sweep
     from jobs.kinds.train import Train
     from sftfilter.training_settings import TrainingSettings
-
-Kind = Literal["rollouts", "scores", "student", "answers"]
-STAGES = ("tuning", "rollouts", "scores", "training", "evaluation")
-
-
-@dataclass(frozen=True)
-class Item:
-    """One thing to make.
-
-    Attributes:
-        of: teacher, scorer, or student that it is of, by which its cost is looked up.
-        count: rollouts, rows, row visits, or answers.
-        key: of all it follows from, as far as that can be told without the data; equal items are made once.
-        told_as: how a run's record calls it.
-        share: the fewest of `count` that are worth a worker.
-        kind_of: a scorer's kind.
-        tokens: read and written, an estimate.
-        exports: a student's checkpoints in between.
-    """
-
-    stage: str
-    kind: Kind
-    of: str
-    count: int
-    key: str
-    told_as: str
-    share: int = 1
-    kind_of: str = ""
-    tokens: float = 0.0
-    exports: int = 0
-    sure: bool = True
-
-
-@dataclass
-class Sizes:
-    """Everything that a spec would make.
-
-    Attributes:
-        heldout: trait -> group -> prompts.
-        at_once: whether students are trained side by side.
-        decided: arms times seeds, whose rows are decided each.
-    """
-
-    items: list[Item] = field(default_factory=list)
-    heldout: dict[str, dict[str, int]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    at_once: bool = False
-    decided: int = 0
-
-    def add(self, items: Sequence[Item]) -> None:
-        """Add what is not there yet."""
-        known = {(item.kind, item.key) for item in self.items}
-        for item in items:
-            if (item.kind, item.key) not in known:
-                known.add((item.kind, item.key))
-                self.items.append(item)
-
-    def of_kind(self, kind: Kind, stage: str | None = None) -> list[Item]:
-        """Items of a kind, of one stage or all."""
-        return [item for item in self.items if item.kind == kind and stage in (None, item.stage)]
-
-    def say(self, note: str) -> None:
-        """Something that a person should know, once."""
-        if note not in self.notes:
-            self.notes.append(note)
 
 
 def sizes_of(spec: JobSpec, counts: Counts, chars_per_token: float) -> Sizes:
@@ -281,26 +217,3 @@ class _Sizer:
 def rows_tokens(rows: dict[str, Answered], per_token: float) -> float:
     """Tokens of a row, on average over teachers."""
     return sum(g.rows.prompt_chars + g.rows.answer_chars for g in rows.values()) / max(1, len(rows)) / per_token
-
-
-def totals(sizes: Sizes) -> Iterator[tuple[str, str, int, bool]]:
-    """(what, of, count, sure) for a table: rollouts by teacher, rows by scorer, students, answers."""
-    for stage in ("tuning", "rollouts"):
-        for item in sizes.of_kind("rollouts", stage):
-            yield "rollouts", item.told_as, item.count, item.sure
-    by_scorer: dict[str, tuple[int, bool]] = {}
-    for item in sizes.of_kind("scores"):
-        count, sure = by_scorer.get(item.of, (0, True))
-        by_scorer[item.of] = count + item.count, sure and item.sure
-    for name, (count, sure) in by_scorer.items():
-        yield "rows scored", name, count, sure
-    for stage, what in (("tuning", "teachers"), ("training", "students")):
-        if trained := sizes.of_kind("student", stage):
-            yield (
-                f"{what} trained",
-                f"{sum(i.count for i in trained):,} row visits",
-                len(trained),
-                all(i.sure for i in trained),
-            )
-    if asked := sizes.of_kind("answers"):
-        yield "answers asked", f"of {len(asked)} models", sum(i.count for i in asked), all(i.sure for i in sizes.items)
