@@ -110,4 +110,7 @@ def _guesses(stated: list[str]) -> Guesses:
     from jobs.plan.contrasts import Guesses
     from jobs.spec import overridden
 
-    return overridden(Guesses, {"rates": dict(Guesses().rates)}, stated)
+    try:
+        return overridden(Guesses, {"rates": dict(Guesses().rates)}, stated)
+    except SpecError as error:
+        raise SpecError(f"--guess: {str(error).removeprefix(': ')}") from error

@@ -157,7 +157,7 @@ def _variances(name: str, pilot: Mapping[str, Cells], guesses: Guesses, samples:
         return guessed, "guess"
     found = stats.variances_of(stats.linearised(cells, means, estimand))
     if next(iter(cells.values())).shape[1] == 1:
-        return stats.Variances(found.prompt, guessed.seed, found.rest), "pilot, seeds guessed"
+        return stats.Variances(found.prompt, guessed.seed, found.rest), "pilot, guess"
     return found, "pilot"
 
 
@@ -253,4 +253,5 @@ def _assumptions(
         said.append("one seed: what is detectable is so for this one training run, and no claim is made of it")
     if samples > 1 and temperature == 0:
         said.append(f"at temperature 0 all {samples} samples of a prompt are alike and add nothing")
+    said.append("each contrast by itself; several claims at once, or a sweep's points, need more")
     return said

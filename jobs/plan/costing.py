@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -14,6 +15,13 @@ if TYPE_CHECKING:
     from sftfilter.training_settings import Execution
 
 _TITLES = {"tuning": "teachers"}
+_FIELDS = {
+    "rollouts": {"rollout_s"},
+    "scores": {"score_s", "score_setup_s"},
+    "student": {"train_row_s", "train_setup_s", "checkpoint_gib", "storage_gib_s", "student_workers", "student_keeps"},
+    "answers": {"answer_s", "model_s", "serve_setup_s", "head_answers_s"},
+}
+"""Costs that each kind of work depends on."""
 UNITS = {"rollouts": "rollouts", "scores": "scores", "student": "row visits", "answers": "answers"}
 
 
@@ -97,9 +105,25 @@ def unit_cost(item: Item, costs: Costs) -> float | None:
         case "scores":
             return _named(costs.score_s, item.of, item.kind_of)
         case "student":
-            return costs.train_row_s
+            return _named(costs.train_row_s, role_of(item))
         case _:
             return costs.answer_s
+
+
+def role_of(item: Item) -> str:
+    """By which the cost of a student is looked up."""
+    return "teacher" if item.stage == "tuning" else "student"
+
+
+def used_names(items: Sequence[Item]) -> set[str]:
+    """Names by which costs of these items are looked up."""
+    return {"any", *(name for item in items for name in (item.of, item.kind_of, role_of(item)))}
+
+
+def used_fields(sizes: Sizes, items: Sequence[Item]) -> set[str]:
+    """Costs that a plan of these items depends on."""
+    always = {"device", "devices", "start_s", "head_s", "chars_per_token", *({"decide_s"} if sizes.decided else ())}
+    return always.union(*(_FIELDS[item.kind] for item in items))
 
 
 def _named(costs: Mapping[str, float], *names: str) -> float | None:
@@ -107,7 +131,7 @@ def _named(costs: Mapping[str, float], *names: str) -> float | None:
 
 
 def _piece(item: Item, each: float, costs: Costs) -> Piece:
-    most = max(1, item.count // item.share)
+    most = max(1, math.ceil(item.count / item.share))
     if item.kind != "student":
         return Piece(item.told_as, item.count * each, most)
     return Piece(item.told_as, item.count * each, min(most, costs.student_workers), costs.student_keeps)
@@ -136,7 +160,7 @@ def _unknown(stage: str, items: Sequence[Item]) -> str:
     keys = {
         "rollouts": f"rollout_s.{item.of}",
         "scores": f"score_s.{item.of}",
-        "student": "train_row_s",
+        "student": f"train_row_s.{role_of(item)}",
         "answers": "answer_s",
     }
     named = ", ".join(dict.fromkeys(one.of for one in items)) if item.kind in ("rollouts", "scores") else ""

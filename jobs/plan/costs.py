@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,7 +33,10 @@ class Costs(Settings):
     score_setup_s: Annotated[dict[str, Seconds], Field(description="scorer's name or kind, or `any` -> loading")] = (
         Field(default={})
     )
-    train_row_s: Annotated[Seconds | None, Field(description="a row, each time that a student passes over it")] = None
+    train_row_s: Annotated[
+        dict[str, Seconds],
+        Field(description="`teacher`, `student`, or `any` -> a row, each time that training passes over it"),
+    ] = Field(default={})
     train_setup_s: Annotated[Seconds, Field(description="starting a group of training workers")] = 0.0
     answer_s: Annotated[Seconds | None, Field(description="a student's answer to an evaluation prompt")] = None
     model_s: Annotated[Seconds, Field(description="a model that is asked: loading, held-out loss")] = 0.0
@@ -57,7 +60,7 @@ class Costs(Settings):
     def _plain(cls, data: Any) -> Any:
         """A single number stands for `any`."""
         if isinstance(data, dict):
-            spread = ("rollout_s", "score_s", "score_setup_s")
+            spread = ("rollout_s", "score_s", "score_setup_s", "train_row_s")
             return {k: {"any": v} if k in spread and isinstance(v, int | float) else v for k, v in data.items()}
         return data
 
@@ -75,17 +78,20 @@ class Priced:
     told: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
-    def assumptions(self) -> list[tuple[str, str, str]]:
-        """(field, value, source) of every number, the guesses last."""
-        values = self.costs.model_dump(mode="json")
-        guess = ("device", "devices", "storage_gib_s", "head_answers_s", "student_workers", "student_keeps")
-        rows = [(name, _short(value), self.told[name]) for name, value in values.items() if name in self.told]
-        rows += [
-            (name, _short(value), "guess: the default")
-            for name, value in values.items()
-            if name not in self.told and name in (*guess, "chars_per_token")
-        ]
-        return rows
+    def assumptions(self, fields: Collection[str], names: Collection[str]) -> list[tuple[str, str, str]]:
+        """(field, value, source) of every number that a plan depends on, the guesses last.
+
+        Args:
+            fields: those that it depends on.
+            names: by which it looks costs up.
+        """
+        values = {name: value for name, value in self.costs.model_dump(mode="json").items() if name in fields}
+        known = [(name, _short(value, names), self.told[name]) for name, value in values.items() if name in self.told]
+        others = {name: value for name, value in values.items() if name not in self.told}
+        guessed = [(n, _short(v, names), "guess: the default") for n, v in others.items() if v not in ({}, None, 0.0)]
+        zero = ", ".join(name for name, value in others.items() if value == 0.0)
+        rows = [row for row in [*known, *guessed] if row[1]]
+        return [*rows, *([(zero, "0", "not known, taken for nothing")] if zero else [])]
 
 
 def priced(run: Path | None, file: Path | None, stated: Sequence[str]) -> Priced:
@@ -114,7 +120,7 @@ def priced(run: Path | None, file: Path | None, stated: Sequence[str]) -> Priced
         from jobs.spec_errors import flat
 
         where = "--cost" if stated else str(file)
-        raise SpecError("\n".join(f"{where}: {line}" for line in flat(error))) from error
+        raise SpecError("\n".join(f"{where}: {line.removeprefix(': ')}" for line in flat(error))) from error
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -123,7 +129,7 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         data = yaml.safe_load(file.read_text())
         if not isinstance(data, dict):
-            raise SpecError(f"{file}: expected keys and values, such as `train_row_s: 0.05`")
+            raise SpecError(f"{file}: expected keys and values, such as `answer_s: 0.05`")
         Costs.model_validate(data)
     except OSError as error:
         raise SpecError(
@@ -134,7 +140,7 @@ def _read(file: Path) -> dict[str, Any]:
     except ValidationError as error:
         from jobs.spec_errors import flat
 
-        raise SpecError("\n".join(f"{file}: {line}" for line in flat(error))) from error
+        raise SpecError("\n".join(f"{file}: {line.removeprefix(': ')}" for line in flat(error))) from error
     return data
 
 
@@ -155,7 +161,8 @@ def _over(
     return merged, sources
 
 
-def _short(value: Any) -> str:
+def _short(value: Any, used: Collection[str]) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_short(one)}" for name, one in value.items()) or "none"
+        shown = {name: one for name, one in value.items() if name in used}
+        return ", ".join(f"{name} {_short(one, used)}" for name, one in shown.items())
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -6,7 +6,7 @@ import datetime
 import itertools
 import json
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +50,9 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
     except OSError:
         known = sorted(path.parent.name for path in folder.parent.glob(f"*/{EVENTS}"))
         hint = did_you_mean(folder.name, known) or (f"; there are: {', '.join(known)}" if known else "")
-        raise DataError(f"{folder / EVENTS}: no record of a run{hint}") from None
+        raise DataError(
+            f"{folder / EVENTS}: no record of a run{hint}; name the folder of a run, such as runs/quickstart"
+        ) from None
     events = []
     for line in lines:
         try:
@@ -75,11 +77,10 @@ def measure(folder: Path) -> tuple[dict[str, Any], dict[str, str], list[str]]:
     found |= _of_students(steps, folder.parent / "artifacts")
     found |= _of_answers(steps)
     found |= _of_the_head(steps)
-    where = f"of {folder.name}"
     notes = [f"costs hold for rows, models and settings like those of {folder}"]
     if not any(event["event"] == "end" and event["status"] == "finished" for event in events):
         notes.append(f"{folder} has not finished: stages that it has not done have no cost from it")
-    told = {name: f"measured: {source} {where}" for name, (_, source) in found.items()}
+    told = {name: f"measured: {source}" for name, (_, source) in found.items()}
     return {name: value for name, (value, _) in found.items()}, told, notes
 
 
@@ -149,20 +150,25 @@ def _of_scores(steps: Sequence[Step], kinds: Mapping[str, str]) -> dict[str, tup
 
 def _of_students(steps: Sequence[Step], artifacts: Path) -> dict[str, tuple[Any, str]]:
     events = {s.event["key"]: s.event for s in steps if s.event.get("artifact") == "student"}
-    visits, seconds, sizes = 0, 0.0, []
+    visits: Counter[str] = Counter()
+    seconds: Counter[str] = Counter()
+    sizes = []
     for key, event in events.items():
         folder = artifacts / f"student-{key}"
         try:
             batch = json.loads((folder / MARKER).read_text())["settings"]["batch"]
         except (OSError, json.JSONDecodeError, KeyError):
             continue  # deleted since
-        visits += event["counts"]["steps"] * batch
-        seconds += event["counts"]["seconds"]
+        for role in ("teacher" if event["stage"] == "teachers" else "student", "any"):
+            visits[role] += event["counts"]["steps"] * batch
+            seconds[role] += event["counts"]["seconds"]
         sizes.append(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**30)
     if not visits:
         return {}
     source = f"{len(sizes)} student{'s' * (len(sizes) != 1)}"
-    found: dict[str, tuple[Any, str]] = {"train_row_s": (seconds / visits, f"{source}, {visits:,} rows")}
+    found: dict[str, tuple[Any, str]] = {
+        "train_row_s": ({role: seconds[role] / visits[role] for role in visits}, f"{source}, {visits['any']:,} rows")
+    }
     found["checkpoint_gib"] = (sum(sizes) / len(sizes), source)
     if setups := _setups(steps):
         found["train_setup_s"] = (median(setups), f"training less {source}' own time")

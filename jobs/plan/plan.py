@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.kinds.experiment import Experiment
 from jobs.kinds.sweep import Sweep
 from jobs.plan.contrasts import Guesses, Power, power_of_spec
-from jobs.plan.costing import Costed, costed
+from jobs.plan.costing import Costed, costed, used_fields, used_names
 from jobs.plan.costs import Priced, priced
 from jobs.plan.counting import Counts
 from jobs.plan.items import Item, Sizes, totals
@@ -62,7 +62,11 @@ class Made:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that can be told of a spec before it runs."""
+    """Everything that can be told of a spec before it runs.
+
+    Attributes:
+        cost_sources: (field, value, source) of every cost that it depends on.
+    """
 
     name: str
     kind: str
@@ -73,6 +77,7 @@ class Plan:
     estimates: Sequence[Estimate]
     power: Power | None
     notes: Sequence[str]
+    cost_sources: Sequence[tuple[str, str, str]] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For programs."""
@@ -83,9 +88,9 @@ class Plan:
             "spec_hash": self.spec_hash,
             "made": [asdict(line) for line in self.made],
             "costs": self.priced.costs.model_dump(mode="json"),
-            "cost_sources": [list(row) for row in self.priced.assumptions()],
+            "cost_sources": [list(row) for row in self.cost_sources],
             "stages": [asdict(line) for line in self.costed.lines],
-            "not_costed": list(self.costed.unknown),
+            "not_costed": list(self.costed.unknown),  # in no sum
             "workers": [self._estimate(one, first) for one in self.estimates],
             "power": asdict(self.power) if self.power else None,
             "notes": list(self.notes),
@@ -140,7 +145,8 @@ def plan_spec(spec: JobSpec, root: Path, stated: Stated) -> Plan:
         notes += _side_by_side(cost, counts, estimates)
     lines = [_made(what, of, items, left) for what, of, items in totals(sizes.items)]
     kind = spec.model_dump(include={"kind"})["kind"]
-    return Plan(spec.name, kind, spec.spec_hash, lines, prices, cost, estimates, power, notes)
+    sources = prices.assumptions(used_fields(sizes, left), used_names(left)) if known else []
+    return Plan(spec.name, kind, spec.spec_hash, lines, prices, cost, estimates, power, notes, sources)
 
 
 def _made(what: str, of: str, items: Sequence[Item], left: Sequence[Item]) -> Made:
@@ -167,7 +173,7 @@ def _notes(sizes: Sizes, left: Sequence[Item], root: Path, run: Path | None, kno
     if not known:
         notes.append(
             "no wall time without costs: name a run that has been recorded (--from runs/NAME), a file (--costs FILE), or "
-            "state some (--cost train_row_s=0.05)"
+            "state some (--cost answer_s=0.05)"
         )
     elif run:
         notes.append(f"one worker is what {run.name} ran on; costs of another machine or model have to be stated")

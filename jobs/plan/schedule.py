@@ -11,7 +11,10 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+_SAME = 1e-6
+"""Share by which two times may differ and be called the same."""
 
 Part = tuple[float, str]
 """Seconds, and what they go to."""
@@ -56,18 +59,18 @@ class Stage:
 
     def parts(self, workers: int | None) -> list[Part]:
         """Seconds on so many workers (None: on as many as one likes), and what holds the stage up."""
+        if not self.pieces:
+            return [(self.serial, self.name)]
         limit = self._spread(None)
         spread = limit if workers is None else self._spread(workers)
         floor, why = max(((seconds, what) for what, seconds in self.floors.items()), default=(0.0, ""))
         if floor > spread:
             return [(self.serial, f"{self.name}: setup"), (floor, f"{self.name}: {why}")]
-        held = workers != 1 and spread <= limit * 1.001
-        ends = "longest piece" if self.at_once else "pieces one after another"
+        held = workers != 1 and spread <= limit * (1 + _SAME)
+        ends = "longest one" if self.at_once else "one by one"
         return [(self.serial, f"{self.name}: setup"), (spread, f"{self.name}: {ends if held else 'work'}")]
 
     def _spread(self, workers: int | None) -> float:
-        if not self.pieces:
-            return 0.0
         if workers is None:
             shortest = [piece.on(piece.most) for piece in self.pieces]
             return max(shortest) if self.at_once else sum(shortest)
@@ -101,9 +104,11 @@ def estimate(stages: Sequence[Stage], counts: Sequence[int]) -> list[Estimate]:
     best: Estimate | None = None
     for workers in sorted({*counts, *_powers_of_two(most)}):
         one = _on(stages, workers)
-        best = one if best is None or one.wall < best.wall * (1 - 1e-9) else best
+        if best is None or one.wall <= best.wall:
+            used = best.used if best and one.wall > best.wall * (1 - _SAME) else workers
+            best = replace(one, used=used)
         if workers in counts:
-            found.append(Estimate(workers, best.used, best.wall, best.parts))
+            found.append(replace(best, workers=workers))
     return [*found, _on(stages, None)]
 
 

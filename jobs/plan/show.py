@@ -25,7 +25,7 @@ def print_plan(plan: Plan, console: Console) -> None:
     for table in _tables(plan):
         console.print()
         console.print(table)
-    for heading, lines in (("Not costed", plan.costed.unknown), ("Notes", plan.notes)):
+    for heading, lines in (("Not costed", plan.costed.unknown if plan.estimates else ()), ("Notes", plan.notes)):
         if lines:
             console.print(f"\n[bold]{heading}[/]")
             for line in lines:
@@ -37,7 +37,6 @@ def _tables(plan: Plan) -> Iterator[Table]:
     if plan.estimates:
         yield _stages(plan)
         yield _workers(plan)
-    if plan.priced.told or plan.estimates:
         yield _assumptions(plan)
     if plan.power:
         yield _power(plan)
@@ -88,10 +87,11 @@ def _workers(plan: Plan) -> Table:
 
 
 def _assumptions(plan: Plan) -> Table:
-    table = _table("Costs and where they come from", "")
+    table = _table("Costs and where they come from")
+    table.add_column("", overflow="fold", max_width=20)
     table.add_column("value", overflow="fold", max_width=26)
     table.add_column("source", overflow="fold")
-    for row in plan.priced.assumptions():
+    for row in plan.cost_sources:
         table.add_row(*row)
     return table
 
@@ -101,8 +101,9 @@ def _power(plan: Plan) -> Table:
     assert power is not None
     seeds = f"{power.seeds} seed{'s' * (power.seeds != 1)}"
     table = _table(f"What could be found: {power.trait}, {power.prompts} held-out prompts, {seeds}", "contrast")
-    _numbers(table, "detectable", "effect", f"prompts, {power.least_seeds} seeds", f"seeds, {power.prompts} prompts")
-    table.add_column("spread from", no_wrap=True)
+    _numbers(table, "least it\ndetects", "effect\nwanted", f"prompts, at\n{power.least_seeds} seeds")
+    _numbers(table, f"seeds, at\n{power.prompts} prompts")
+    table.add_column("spread\nfrom", no_wrap=True)
     for one in power.contrasts:
         needed = [f"{number:,}" if number else "none does" for number in (one.prompts, one.seeds)]
         table.add_row(one.name, f"{one.detectable:.2f}", f"{one.effect:g}", *needed, one.source)
