@@ -60,22 +60,29 @@ def plan(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
 ) -> None:
-    """Say what a spec would make, cost and find. Nothing is started, nothing is written.
+    """Say what a spec would make, cost and find. Nothing is started or written.
 
-    [bold]Made[/]: rollouts, rows to score, students and answers; what runs of the very same spec have made already is left
-    out of the rest. Files are counted as a run would read them. `≤` marks what only scores can tell: nothing is taken for
-    dropped then.
+    [bold]Made[/]: rollouts, rows to score, students and answers. What runs of the very
+    same spec have made already is left out of all that follows. Files are
+    counted as a run would read them. `≤` marks what only scores can tell:
+    nothing is taken for dropped then.
 
-    [bold]Cost[/]: seconds from a recorded run, a file or the command line, with the source of each. A worker is what those
-    were measured on, a GPU or a machine. Wall time on more of them is reckoned by list scheduling; `limit` is what no number
-    of workers gets below: setup, decisions, students one after another, shared storage, the head node.
+    [bold]Cost[/]: seconds from a recorded run, a file or the command line, with the
+    source of each. A worker is what those were measured on, a GPU or a
+    machine. Wall time on more of them is reckoned by list scheduling; `limit`
+    is what no number of workers gets below: setup, decisions, students one by
+    one, shared storage, the head node.
 
-    [bold]Power[/]: the least effect that each contrast detects with the spec's held-out prompts and seeds, and how many
-    would find the effect you look for. Spread comes from a finished experiment's grades, or from printed guesses.
+    [bold]Power[/]: the least effect that each contrast detects with the held-out
+    prompts and seeds of the spec, and how many would find the effect that you
+    look for. Spread comes from a finished experiment's grades, or from
+    guesses, which are printed.
 
       sftfilter plan jobs/specs/quickstart.yaml --from runs/quickstart
+
       sftfilter plan my-spec.yaml --from runs/pilot --rows prompts=100000
-      sftfilter plan my-spec.yaml --costs h100.yaml --workers 1 --workers 32 --effect R_drop_minus_R_swap=0.25
+
+      sftfilter plan my-spec.yaml --costs jobs/examples/costs.yaml --workers 32
     """
     from rich.console import Console
 

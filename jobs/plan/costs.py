@@ -147,12 +147,12 @@ def _read(file: Path) -> dict[str, Any]:
 def _over(
     data: Mapping[str, Any], given: Mapping[str, Any], told: Mapping[str, str], source: str
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Given values over those that are there; of the costs by name, only the names that are given are replaced."""
+    """Given values over those that are there. Of costs by name only the given names are replaced, unless `any` is one."""
     merged = dict(data)
     sources = dict(told)
     for key, value in given.items():
         below = merged.get(key)
-        if isinstance(below, dict) and isinstance(value, dict):
+        if isinstance(below, dict) and isinstance(value, dict) and "any" not in value:
             merged[key] = below | value
             sources[key] = f"{', '.join(value)} {source}; else {told.get(key, '')}"
         else:

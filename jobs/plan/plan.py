@@ -154,9 +154,10 @@ def _made(what: str, of: str, items: Sequence[Item], left: Sequence[Item]) -> Ma
     there = [item for item in items if item not in left]
     heads = items[0].kind == "student"
     number, made = (len(some) if heads else sum(item.count for item in some) for some in (items, there))
-    shown = of or (f"{sum(i.count for i in items):,} row visits" if heads else f"of {len(items)} models")
+    sure = all(item.sure for item in items)
+    visits = f"{'' if sure else '≤ '}{sum(item.count for item in items):,} row visits"
     tokens = sum(item.tokens for item in items)
-    return Made(what, shown, number, made, tokens, all(item.sure for item in items))
+    return Made(what, of or (visits if heads else f"of {len(items)} models"), number, made, tokens, sure)
 
 
 def _notes(sizes: Sizes, left: Sequence[Item], root: Path, run: Path | None, known: bool) -> list[str]:

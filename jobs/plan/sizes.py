@@ -201,17 +201,17 @@ class _Sizer:
             if judged_by_endpoint(settings):
                 self.sizes.say(f"{trait}: a judge is asked for each of a model's {asked.answers} answers besides")
         beside = instructions(spec.capability)
-        models = [*others, *((item.key, item.of) for item in students)]
-        items = [self._model(key, name, each + beside) for key, name in models]
-        items += [
-            self._model(f"{item.key}@{n}", f"{item.of} at checkpoint {n + 1}", each)
-            for item in students
-            for n in range(item.exports)
-        ]
+        items = [_model(key, name, each + beside) for key, name in others]
+        for student in students:
+            items.append(_model(student.key, student.of, each + beside, student.sure))
+            for n in range(student.exports):
+                name = f"{student.of} at checkpoint {n + 1}"
+                items.append(_model(f"{student.key} {n}", name, each, student.sure))
         self.sizes.add(items)
 
-    def _model(self, key: str, name: str, answers: int) -> Item:
-        return Item("evaluation", "answers", name, answers, f"{key} asked", name)
+
+def _model(key: str, name: str, answers: int, sure: bool = True) -> Item:
+    return Item("evaluation", "answers", name, answers, key, name, sure=sure)
 
 
 def rows_tokens(rows: dict[str, Answered], per_token: float) -> float:
