@@ -93,9 +93,8 @@ def plan(
 
     with readable_errors():
         parsed = load_spec(spec, overrides or [])
-        stated = Stated(run, costs, cost or [], _numbers(rows or []), _guesses(guess or []), effect or [])
-        if workers:
-            stated = Stated(**{**vars(stated), "workers": tuple(workers)})
+        counts = workers or list(Stated.workers)
+        stated = Stated(run, costs, cost or [], _numbers(rows or []), _guesses(guess or []), effect or [], counts)
         made = plan_spec(parsed, results_root(parsed), stated)
         if as_json:
             print(json.dumps(made.as_dict(), indent=2))

@@ -14,7 +14,7 @@ from jobs.plan.costing import Costed, costed, used_fields, used_names
 from jobs.plan.costs import Priced, priced
 from jobs.plan.counting import Counts
 from jobs.plan.items import Item, Sizes, totals
-from jobs.plan.reuse import is_made, made_before
+from jobs.plan.reuse import made_before, still_to_make
 from jobs.plan.schedule import Estimate, estimate
 from jobs.plan.sizes import sizes_of
 from jobs.run_record import EVENTS
@@ -129,9 +129,7 @@ def plan_spec(spec: JobSpec, root: Path, stated: Stated) -> Plan:
     prices = priced(run, stated.file, stated.costs)
     sizes = sizes_of(spec, Counts(stated.rows), prices.costs.chars_per_token)
     study = spec.experiment if isinstance(spec, Sweep) else spec
-    before = made_before(root, spec.spec_hash) if root.is_dir() else set()
-    traits = list(sizes.heldout)
-    left = [item for item in sizes.items if not is_made(item, before, traits)]
+    left = still_to_make(sizes.items, made_before(root, spec.spec_hash), list(sizes.heldout))
     execution: Execution | None = getattr(study, "execution", None)
     cost = costed(sizes, left, prices.costs, execution)
     known = any(line.seconds for line in cost.lines)

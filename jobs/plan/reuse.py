@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from jobs.plan.items import Item
 from jobs.plan.measured import read_events
 from jobs.run_record import EVENTS
 
-Made = Collection[tuple[str, str]]
-"""(artifact, what of) pairs."""
+Made = Mapping[tuple[str, str], Collection[str]]
+"""(artifact, what of) -> keys of those that are there."""
 
 _ARTIFACT = {"rollouts": "rollouts", "scores": "scores", "student": "student"}
 
 
-def made_before(root: Path, spec_hash: str) -> set[tuple[str, str]]:
+def made_before(root: Path, spec_hash: str) -> dict[tuple[str, str], set[str]]:
     """Artifacts of recorded runs with this hash that are there still."""
-    found: set[tuple[str, str]] = set()
+    found: dict[tuple[str, str], set[str]] = defaultdict(set)
     for record in root.glob(f"*/{EVENTS}"):
         events = read_events(record.parent)
         same = {event["run"] for event in events if event["event"] == "run" and event.get("spec_hash") == spec_hash}
@@ -25,12 +26,25 @@ def made_before(root: Path, spec_hash: str) -> set[tuple[str, str]]:
             if event["run"] in same and event["event"] == "artifact":
                 folder = root / "artifacts" / f"{event['artifact']}-{event['key']}"
                 if folder.is_dir():
-                    found.add((event["artifact"], event["of"]))
+                    found[event["artifact"], event["of"]].add(event["key"])
     return found
 
 
-def is_made(item: Item, made: Made, traits: Collection[str]) -> bool:
-    """Whether a run would find an item there: of answers, those to every trait."""
-    if item.kind == "answers":
-        return bool(traits) and all(("answers", f"{item.of} on {trait}") in made for trait in traits)
-    return (_ARTIFACT[item.kind], item.told_as) in made
+def still_to_make(items: Sequence[Item], made: Made, traits: Collection[str]) -> list[Item]:
+    """The items that a run would not find there: of answers, those to every trait.
+
+    Points of a sweep may call different artifacts alike; of those as many are there as there are keys.
+    """
+    left: list[Item] = []
+    taken: Counter[tuple[str, str]] = Counter()
+    for item in items:
+        names = [(_ARTIFACT[item.kind], item.told_as)] if item.kind != "answers" else _answers(item, traits)
+        if names and all(len(made.get(name, ())) > taken[name] for name in names):
+            taken.update(names)
+        else:
+            left.append(item)
+    return left
+
+
+def _answers(item: Item, traits: Collection[str]) -> list[tuple[str, str]]:
+    return [("answers", f"{item.of} on {trait}") for trait in traits]

@@ -99,7 +99,6 @@ class _Sizer:
         pool = {name: rows[name] for name in (spec.clean_teacher, spec.trait_teacher)}
         self.sizes.add([self._scored(spec, name, scorer, pool, name) for name, scorer in spec.scorers.items()])
         if spec.retrain is None:
-            self.sizes.heldout = {}
             return
         clean = rows[spec.clean_teacher].rows
         removed = max(1, round(spec.retrain.rate * clean.count))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sftfilter.config import stable_hash
-from sftfilter.interventions import Backfill, DropPrompt, DropRow
+from sftfilter.interventions import DropPrompt, DropRow
 from sftfilter.selectors.by_name import ByField, Ids
 from sftfilter.selectors.by_score import TopFraction, TopK
 from sftfilter.selectors.controls import RandomControl
@@ -29,7 +29,7 @@ class Student:
         key: hash of all it follows from that can be told without the data.
         rows: that it is trained on, at most.
         visits: rows times passes over them, padding included.
-        sure: whether its rows are known without scores.
+        sure: whether what it is trained on is known without scores; else it may have fewer rows, or equal another.
     """
 
     name: str
@@ -74,14 +74,13 @@ def visits_of(rows: int, training: TrainingSettings, read: Rows | None = None) -
 
 
 def _rows_left(spec: Experiment, arm: Arm, own: Rows) -> tuple[int, bool]:
-    """Rows after the arm's intervention, and whether that is sure; what only scores can tell drops nothing."""
+    """Rows after the arm's intervention, and whether S is known; what only scores can tell drops nothing."""
     intervention = arm.intervention
     if intervention is None:
         return own.count, own.exact
     taken = subset_size(intervention.subset, spec.selectors, own)
-    if isinstance(intervention, DropPrompt | DropRow):
-        return own.count - (taken or 0), taken is not None and own.exact
-    return own.count, own.exact and (taken is not None or not isinstance(intervention, Backfill))
+    dropped = (taken or 0) if isinstance(intervention, DropPrompt | DropRow) else 0
+    return max(0, own.count - dropped), own.exact and taken is not None
 
 
 def subset_size(name: str, selectors: Mapping[str, Selector], rows: Rows) -> int | None:

@@ -22,6 +22,7 @@ from jobs.plan.costs import Costs, priced
 from jobs.plan.counting import Counts
 from jobs.plan.items import Item, Sizes
 from jobs.plan.plan import Plan, Stated, plan_spec
+from jobs.plan.reuse import still_to_make
 from jobs.plan.schedule import Piece, Stage, estimate
 from jobs.plan.show import duration
 from jobs.plan.sizes import sizes_of
@@ -262,6 +263,15 @@ def test_what_the_same_spec_has_made_is_not_planned_again(tmp_path: Path) -> Non
     assert there["rollouts", "T"] == 0  # recorded, but deleted since
     assert plan.estimates[0].wall == pytest.approx(before.estimates[0].wall - 320 * 0.01)
     assert _planned(tmp_path, "training.learning_rate=1e-3").estimates[0].wall == before.estimates[0].wall
+
+
+def test_what_points_of_a_sweep_call_alike_is_there_as_often_as_it_was_made() -> None:
+    items = [Item("rollouts", "rollouts", "T", 10, key, "T") for key in ("cold", "warm")]
+    assert still_to_make(items, {("rollouts", "T"): {"a"}}, []) == items[1:]
+    assert still_to_make(items, {("rollouts", "T"): {"a", "b"}}, []) == []
+    asked = [Item("evaluation", "answers", "s", 10, "k", "s")]
+    half = {("answers", "s on t"): {"a"}}
+    assert still_to_make(asked, half, ["t", "u"]) == asked and still_to_make(asked, half, ["t"]) == []
 
 
 def test_what_has_no_cost_is_said_and_is_in_no_sum(tmp_path: Path) -> None:
