@@ -118,7 +118,13 @@ def power_of_spec(
         enough = stats.least_prompts(variances, reckoned, wanted[name])
         least = stats.least_seeds(variances, prompts, wanted[name])
         contrasts.append(Contrast(name, wanted[name], found, enough, least, source))
-    assumptions = _assumptions(contrasts, pilot, guesses, settings.temperature, settings.samples, seeds)
+    assumptions = _assumptions(contrasts, pilot, guesses)
+    if seeds == 1:
+        assumptions.append("one seed: what is detectable is so for this one training run")
+    if seeds < spec.gates.min_seeds:
+        assumptions.append(f"gates: with fewer than {spec.gates.min_seeds} seeds nothing is claimed, whatever is found")
+    if settings.samples > samples:
+        assumptions.append(f"at temperature 0 all {settings.samples} samples of a prompt are alike and add nothing")
     return Power(trait, prompts, settings.samples, seeds, reckoned, contrasts, assumptions)
 
 
@@ -230,15 +236,11 @@ def _grade(row: Mapping[str, Any], student: str) -> float:
     return float("nan") if grade is None else grade
 
 
-def _assumptions(
-    contrasts: Sequence[Contrast],
-    pilot: Mapping[str, Cells],
-    guesses: Guesses,
-    temperature: float,
-    samples: int,
-    seeds: int,
-) -> list[str]:
-    said = ["80 % power, two-sided at 5 %, Student's t over prompts crossed with seeds; effects are differences from 0"]
+def _assumptions(contrasts: Sequence[Contrast], pilot: Mapping[str, Cells], guesses: Guesses) -> list[str]:
+    said = [
+        "80 % power, two-sided at 5 %, Student's t over prompts crossed with seeds; effects are differences from 0",
+        "each contrast by itself; several claims at once, or a sweep's points, need more",
+    ]
     if pilot:
         count, of = next(iter(pilot.values())).shape
         said.append(f"pilot: first answers to {count} prompts, {of} training seed{'s' * (of != 1)}")
@@ -249,9 +251,4 @@ def _assumptions(
         said.append(f"guessed: prompts' effects of two arms correlate by {guesses.pairing:g} (pairing)")
     if any(contrast.source != "pilot" for contrast in contrasts):
         said.append(f"guessed: rates near 50 % vary by {100 * guesses.seed_sd:g} points between seeds (seed_sd)")
-    if seeds == 1:
-        said.append("one seed: what is detectable is so for this one training run, and no claim is made of it")
-    if samples > 1 and temperature == 0:
-        said.append(f"at temperature 0 all {samples} samples of a prompt are alike and add nothing")
-    said.append("each contrast by itself; several claims at once, or a sweep's points, need more")
     return said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import itertools
 import json
@@ -99,10 +100,10 @@ def _time(event: Mapping[str, Any]) -> datetime.datetime:
 
 
 def _results(folder: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads((folder / "results.json").read_text())
-    except (OSError, json.JSONDecodeError):
-        return None
+    for name in ("results.json", "train.json", "scores.json", "generate.json"):
+        with contextlib.suppress(OSError, json.JSONDecodeError):
+            return json.loads((folder / name).read_text())
+    return None
 
 
 def _machine(results: Mapping[str, Any] | None) -> dict[str, tuple[Any, str]]:
@@ -114,7 +115,7 @@ def _machine(results: Mapping[str, Any] | None) -> dict[str, tuple[Any, str]]:
         number = workers if isinstance(workers, int) else workers[1]
         return {"device": ("GPU", "its training"), "devices": (number, "its training workers")}
     cores = (results or {}).get("versions", {}).get("cores")
-    source = "cores of its machine" if cores else "cores of this machine, no results.json"
+    source = "cores of its machine" if cores else "cores of this machine, it wrote down no others"
     return {"device": ("core", "no GPU in its spec"), "devices": (cores or os.cpu_count() or 1, source)}
 
 
