@@ -174,7 +174,11 @@ def _notes(sizes: Sizes, left: Sequence[Item], root: Path, run: Path | None, kno
             "no wall time without costs: name a run that has been recorded (--from runs/NAME), a file (--costs FILE), or "
             "state some (--cost answer_s=0.05)"
         )
-    elif run:
+    else:
+        notes.append(
+            "more workers help only as far as the spec lets them in: execution.workers, generation_pool, scoring_pool, serving"
+        )
+    if known and run:
         notes.append(f"one worker is what {run.name} ran on; costs of another machine or model have to be stated")
     return notes
 
