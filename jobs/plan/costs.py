@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from jobs.plan.counting import CHARS_OF_A_TOKEN
 from sftfilter.config import Settings
 from sftfilter.errors import SpecError
 
@@ -53,7 +54,7 @@ class Costs(Settings):
     student_keeps: Annotated[
         float, Field(ge=0.5, le=1, description="share of a worker's speed left at each doubling of a student's workers")
     ] = 0.85
-    chars_per_token: Annotated[float, Field(gt=0)] = 4.0
+    chars_per_token: Annotated[float, Field(gt=0)] = CHARS_OF_A_TOKEN
 
     @model_validator(mode="before")
     @classmethod

@@ -13,6 +13,8 @@ from sftfilter.errors import SpecError
 if TYPE_CHECKING:
     from sftfilter.reading.source import FileSource
 
+CHARS_OF_A_TOKEN = 4.0
+"""Where nothing else is stated; about right for English text."""
 _CHUNK, _CHUNKS = 2**24, 4
 """Bytes that are read at a time, and how often: 64 MiB of each source."""
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from jobs.plan.counting import CHARS_OF_A_TOKEN
 from sftfilter.config import stable_hash
 from sftfilter.interventions import DropPrompt, DropRow
 from sftfilter.selectors.by_name import ByField, Ids
@@ -68,7 +69,7 @@ def visits_of(rows: int, training: TrainingSettings, read: Rows | None = None) -
     if training.steps is not None:
         return training.steps * training.batch
     if training.supervised_tokens is not None:
-        tokens = max(1.0, (read.answer_chars if read else 0.0) / 4)
+        tokens = max(1.0, (read.answer_chars if read else 0.0) / CHARS_OF_A_TOKEN)
         return math.ceil(training.supervised_tokens / tokens / training.batch) * training.batch
     return math.ceil(round(rows * (training.epochs or EPOCHS)) / training.batch) * training.batch
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from jobs.plan.counting import CHARS_OF_A_TOKEN
 from sftfilter.config import stable_hash
 from sftfilter.prompts import PromptFiles
 from sftfilter.rollout_file import RolloutFile
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from jobs.kinds.answering import Answering
     from jobs.plan.counting import Counts, Rows
     from sftfilter.training_settings import TrainingSettings
-
-_CHARS_OF_A_TOKEN = 4
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def answered(spec: Answering, prompts: Rows, counts: Counts) -> dict[str, Answer
         samples = getattr(teacher, "samples", 1)
         generation = getattr(teacher, "generation", None) or spec.generation
         many = {kind: count * samples for kind, count in prompts.kinds.items()}
-        chars = generation.max_new_tokens * _CHARS_OF_A_TOKEN
+        chars = generation.max_new_tokens * CHARS_OF_A_TOKEN
         rows = replace(prompts, count=prompts.count * samples, kinds=many, answer_chars=chars)
         found[name] = Answered(rows, settings, written=False, share=spec.generation_pool.batch)
     return found
