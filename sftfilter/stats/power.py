@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats as sps
@@ -112,7 +113,8 @@ def detectable_effect(variances: Variances, prompts: int, seeds: int, power: flo
     if mean.standard_error == 0:
         return 0.0
     unit = Component(1.0, mean.freedom)
-    return mean.standard_error * float(brentq(lambda effect: power_of(effect, unit, alpha) - power, 0.0, _SURE))
+    root: Any = brentq(lambda effect: power_of(effect, unit, alpha) - power, 0.0, _SURE)
+    return mean.standard_error * float(root)
 
 
 def least_prompts(
