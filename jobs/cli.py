@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from jobs import launch_cli, manifest_cli, new_cli, serve_cli
+from jobs import launch_cli, manifest_cli, new_cli, plan_cli, serve_cli
 from jobs.launch_cli import Overrides, SpecPath
 from jobs.run import readable_errors
 from jobs.spec import load_spec
@@ -25,6 +25,7 @@ app = typer.Typer(
     help="Find out why filtering SFT rollouts fails to remove a trait, and what works instead.\n\n"
     "A spec (YAML) says what to do in its `kind`: a whole experiment, or one step on rollouts that exist. Start with\n\n"
     "  [bold]sftfilter validate jobs/specs/quickstart.yaml[/]   checks a spec, in under a second\n\n"
+    "  [bold]sftfilter plan jobs/specs/quickstart.yaml[/]     what it would make, cost and find, before it runs\n\n"
     "  [bold]sftfilter inspect jobs/specs/inspect.yaml[/]       what scorers see in two teachers' answers, in seconds\n\n"
     "  [bold]sftfilter decide jobs/specs/decide.yaml[/]         drops and swaps rows, writes the training sets\n\n"
     "  [bold]sftfilter run jobs/specs/quickstart.yaml[/]        the whole question, with students, on this machine\n\n"
@@ -192,7 +193,7 @@ def schema(
     print(json.dumps(TypeAdapter(KINDS[kind] if kind else Spec).json_schema(), indent=2))
 
 
-for commands in (launch_cli, manifest_cli, new_cli, serve_cli):
+for commands in (launch_cli, manifest_cli, new_cli, plan_cli, serve_cli):
     commands.register(app)
 
 

@@ -4,9 +4,18 @@ The unit is the prompt, and above it the training run: samples and turns of one 
 interval allows for prompts that differ. Rows of one prompt are never counted as independent.
 """
 
-from sftfilter.stats.crossed import Component, components, crossed_bootstrap
+from sftfilter.stats.crossed import Component, components, crossed_bootstrap, linearised, slopes
 from sftfilter.stats.paired import Difference, benjamini_hochberg, holm, paired_difference
-from sftfilter.stats.power import detectable_difference, prompts_needed
+from sftfilter.stats.power import (
+    Variances,
+    detectable_difference,
+    detectable_effect,
+    least_prompts,
+    least_seeds,
+    power_of,
+    prompts_needed,
+    variances_of,
+)
 from sftfilter.stats.rates import Cells, Estimate, effective_size, mean, rate, wilson
 
 __all__ = [
@@ -14,15 +23,23 @@ __all__ = [
     "Component",
     "Difference",
     "Estimate",
+    "Variances",
     "benjamini_hochberg",
     "components",
     "crossed_bootstrap",
     "detectable_difference",
+    "detectable_effect",
     "effective_size",
     "holm",
+    "least_prompts",
+    "least_seeds",
+    "linearised",
     "mean",
     "paired_difference",
+    "power_of",
     "prompts_needed",
     "rate",
+    "slopes",
+    "variances_of",
     "wilson",
 ]

@@ -51,20 +51,38 @@ def components(values: Cells) -> Component:
         values: [prompt, seed], at least two prompts; NaN counts as the mean.
     """
     prompts, seeds = values.shape
-    centre = np.nanmean(values)
-    spread = np.where(np.isnan(values), 0.0, values - centre)
     if seeds == 1:
-        return Component(float(spread[:, 0].std(ddof=1)) / math.sqrt(prompts), prompts - 1)
+        return Component(float(_spread(values)[:, 0].std(ddof=1)) / math.sqrt(prompts), prompts - 1)
+    return combined(mean_squares(values), prompts, seeds)
+
+
+def mean_squares(values: Cells) -> np.ndarray:
+    """Mean squares of prompts, seeds and the rest, of [prompt, seed] with at least two of each; NaN counts as the mean."""
+    prompts, seeds = values.shape
+    spread = _spread(values)
     rows, columns = spread.mean(axis=1), spread.mean(axis=0)
     rest = spread - rows[:, None] - columns[None, :]
-    cells, freedom = prompts * seeds, np.array([prompts - 1, seeds - 1, (prompts - 1) * (seeds - 1)])
     squares = np.array([seeds * (rows**2).sum(), prompts * (columns**2).sum(), (rest**2).sum()])
-    shares = squares / freedom / cells
+    return squares / _freedoms(prompts, seeds)
+
+
+def combined(squares: np.ndarray, prompts: int, seeds: int) -> Component:
+    """What mean squares over at least two prompts and seeds say of the mean; see `components`."""
+    freedom = _freedoms(prompts, seeds)
+    shares = squares / (prompts * seeds)
     variance = max(float(shares[0] + shares[1] - shares[2]), 0.0)
     uncertain = float((shares**2 / freedom).sum())
     if variance < _TINY or uncertain < _TINY**2:
         return Component(math.sqrt(variance), prompts - 1)
     return Component(math.sqrt(variance), float(np.clip(variance**2 / uncertain, 1, prompts - 1)))
+
+
+def _freedoms(prompts: int, seeds: int) -> np.ndarray:
+    return np.array([prompts - 1, seeds - 1, (prompts - 1) * (seeds - 1)])
+
+
+def _spread(values: Cells) -> np.ndarray:
+    return np.where(np.isnan(values), 0.0, values - np.nanmean(values))
 
 
 def crossed_bootstrap(
@@ -96,7 +114,7 @@ def crossed_bootstrap(
         return Estimate(point, None, None, prompts)
     low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2]) - point
     if prompts > 1 and high - low > _TINY:
-        wanted = 2 * components(_linearised(arms, means, estimand)).half_width(level)
+        wanted = 2 * components(linearised(arms, means, estimand)).half_width(level)
         low, high = low * wanted / (high - low), high * wanted / (high - low)
     return Estimate(point, point + float(low), point + float(high), prompts)
 
@@ -116,14 +134,21 @@ def _redrawn(arms: Mapping[str, Cells], draws: int, seed: int) -> dict[str, np.n
     return means
 
 
-def _linearised(arms: Mapping[str, Cells], means: Mapping[str, float], estimand: Estimand) -> Cells:
+def linearised(arms: Mapping[str, Cells], means: Mapping[str, float], estimand: Estimand) -> Cells:
     """What each prompt and seed adds to the estimand, to first order (the delta method): [prompt, seed], mean 0."""
-    first = next(iter(arms.values()))
-    parts = np.zeros_like(first, dtype=float)
+    parts = np.zeros_like(next(iter(arms.values())), dtype=float)
+    slope = slopes(means, estimand)
     for name, matrix in arms.items():
-        up, down = (float(estimand({**means, name: means[name] + step})) for step in (_STEP, -_STEP))
-        slope = (up - down) / (2 * _STEP)
         graded = ~np.isnan(matrix)
         weight = matrix.size / max(int(graded.sum()), 1)
-        parts += slope * weight * np.where(graded, matrix - means[name], 0.0)
+        parts += slope[name] * weight * np.where(graded, matrix - means[name], 0.0)
     return parts
+
+
+def slopes(means: Mapping[str, float], estimand: Estimand) -> dict[str, float]:
+    """How fast the estimand moves with each arm's mean."""
+    found: dict[str, float] = {}
+    for name, mean in means.items():
+        up, down = (float(estimand({**means, name: mean + step})) for step in (_STEP, -_STEP))
+        found[name] = (up - down) / (2 * _STEP)
+    return found

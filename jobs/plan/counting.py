@@ -1,0 +1,109 @@
+"""Rows of the files on this machine, counted as a run would read them; of very large input the beginning, scaled up."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sftfilter.errors import SpecError
+
+if TYPE_CHECKING:
+    from sftfilter.reading.source import FileSource
+
+CHARS_OF_A_TOKEN = 4.0
+"""Where nothing else is stated; about right for English text."""
+_CHUNK, _CHUNKS = 2**24, 4
+"""Bytes that are read at a time, and how often: 64 MiB of each source."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one source.
+
+    Attributes:
+        kinds: rows by their prompt's kind.
+        prompt_chars, answer_chars: of a row, on average.
+        exact: whether all of it was read.
+    """
+
+    count: int
+    kinds: Mapping[str, int] = field(default_factory=dict)
+    prompt_chars: float = 0.0
+    answer_chars: float = 0.0
+    exact: bool = True
+
+
+class Counts:
+    """Looks sources up, each once.
+
+    Args:
+        stated: what a source is called (`prompts`, a teacher, a student) -> its rows, for those that are not here yet.
+    """
+
+    def __init__(self, stated: Mapping[str, int]) -> None:
+        self.stated = stated
+        self.asked: set[str] = set()
+        self._known: dict[str, Rows] = {}
+
+    def rows(self, name: str, source: FileSource, *, answers: bool) -> Rows:
+        """Rows of a source: prompts, each once, or answers.
+
+        Raises:
+            SpecError: it does not lie on this machine, and was not stated.
+            DataError: it cannot be read.
+        """
+        self.asked.add(name)
+        key = f"{answers} {source.model_dump_json()}"
+        if key not in self._known:
+            self._known[key] = _read(name, source, answers, name in self.stated)
+        rows = self._known[key]
+        if name not in self.stated:
+            return rows
+        factor = self.stated[name] / rows.count if rows.count else 0.0
+        kinds = {kind: round(count * factor) for kind, count in rows.kinds.items()}
+        return Rows(self.stated[name], kinds, rows.prompt_chars, rows.answer_chars, exact=True)
+
+    def check_used(self) -> None:
+        """Raise SpecError when rows were stated of something that the spec does not have."""
+        from sftfilter.config import did_you_mean
+
+        for name in self.stated:
+            if name not in self.asked:
+                hint = did_you_mean(name, self.asked) or f"; there are: {', '.join(sorted(self.asked)) or 'none'}"
+                raise SpecError(f"--rows {name}: the spec reads no rows of that name{hint}")
+
+
+def _read(name: str, source: FileSource, answers: bool, stated: bool) -> Rows:
+    from sftfilter.reading.preview import local_paths
+    from sftfilter.reading.rows import Reader, Row
+    from sftfilter.reading.units import found, is_dataset, plan
+
+    if local_paths(source) != source.paths or any(is_dataset(source, path) for path in source.paths):
+        if stated:
+            return Rows(0)
+        raise SpecError(
+            f"{name}: {source.paths[0]} is not a file on this machine that can be counted; say how many rows it has: "
+            f"--rows {name}=NUMBER"
+        )
+    chunks = plan(source, found(source).files, _CHUNK)
+    reader = Reader(source, answers=answers)
+    seen: set[str] = set()
+    kinds: Counter[str] = Counter()
+    count, asked, answered = 0, 0, 0
+    for unit in (unit for chunk in chunks[:_CHUNKS] for unit in chunk):
+        for row in reader.rows(unit):
+            if not isinstance(row, Row) or (not answers and row.prompt_id in seen):
+                continue
+            seen.add(row.prompt_id)
+            count += 1
+            kinds[row.kind or ""] += 1
+            answered += len(row.completion or "")
+            asked += row.size - len(row.completion or "")
+    if not count:
+        return Rows(0)
+    scale = max(1.0, len(chunks) / _CHUNKS)
+    told = {kind: round(rows * scale) for kind, rows in kinds.items()}
+    return Rows(math.ceil(count * scale), told, asked / count, answered / count, exact=len(chunks) <= _CHUNKS)

@@ -1,0 +1,218 @@
+"""What a spec would make: rollouts, scores, students and answers, each a piece of work that can be costed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from jobs.plan.counting import Counts, Rows
+from jobs.plan.items import Item, Sizes
+from jobs.plan.students import Student, students_of, visits_of
+from jobs.plan.teachers import Answered, answered, judged_by_endpoint, tuned
+from sftfilter.config import stable_hash
+from sftfilter.errors import SpecError
+
+if TYPE_CHECKING:
+    from jobs.kinds.calibrate import Calibrate
+    from jobs.kinds.experiment import Experiment
+    from jobs.kinds.generate import Generate
+    from jobs.kinds.job import JobSpec
+    from jobs.kinds.score import Score
+    from jobs.kinds.study import Study
+    from jobs.kinds.sweep import Sweep
+    from jobs.kinds.train import Train
+    from sftfilter.training_settings import TrainingSettings
+
+
+def sizes_of(spec: JobSpec, counts: Counts, chars_per_token: float) -> Sizes:
+    """What a spec would make.
+
+    Raises:
+        SpecError: a spec of this kind makes nothing of that sort, or rows have to be stated.
+        DataError: a file cannot be read.
+    """
+    sizer = _Sizer(counts, chars_per_token)
+    by_kind: dict[str, Callable[[Any], None]] = {
+        "experiment": sizer.experiment,
+        "sweep": sizer.sweep,
+        "calibrate": sizer.calibrate,
+        "generate": sizer.generate,
+        "train": sizer.train,
+        "score": sizer.score,
+    }
+    kind = spec.model_dump(include={"kind"})["kind"]
+    if kind not in by_kind:
+        raise SpecError(
+            f"a spec of kind {kind} makes no rollouts, scores or students that could be planned; the kinds that do: "
+            f"{', '.join(by_kind)}"
+        )
+    by_kind[kind](spec)
+    counts.check_used()
+    return sizer.sizes
+
+
+class _Sizer:
+    """Walks a spec as its run would."""
+
+    def __init__(self, counts: Counts, chars_per_token: float) -> None:
+        self.counts = counts
+        self.per_token = chars_per_token
+        self.sizes = Sizes()
+
+    def experiment(self, spec: Experiment, asks_teachers: bool = True) -> None:
+        """Teachers' rows, scores, a student for each arm and seed, answers of all models."""
+        rows = self._rollouts(spec)
+        if spec.reserve is not None and spec.backfilled_by:
+            reserve = self.counts.rows("reserve", spec.reserve, answers=False)
+            self.sizes.add(self._answers_to(spec, reserve, "the reserve", spec.backfilled_by))
+        for teacher, name in spec.scored:
+            self.sizes.add(
+                [self._scored(spec, name, spec.scorers[name], {teacher: rows[teacher]}, f"{name} on {teacher}")]
+            )
+        students = list(students_of(spec, {name: given.rows for name, given in rows.items()}))
+        made = [self._student(one, spec.training, rows_tokens(rows, self.per_token)) for one in students]
+        self.sizes.add(made)
+        self.sizes.decided += len(students)
+        if any(arm.intervention and arm.intervention.kind == "paraphrase" for arm in spec.arms.values()):
+            self.sizes.say("rows that are paraphrased come on top; how many is known only once they are selected")
+        untrained = [(stable_hash(spec.base_model), n) for n, arm in spec.arms.items() if arm.teacher is None]
+        teachers = [(i.key, i.of.replace(" ", "-")) for i in self.sizes.of_kind("student", "tuning")]
+        self._asked(spec, [*untrained[:1], *(teachers if asks_teachers else [])], made)
+
+    def sweep(self, spec: Sweep) -> None:
+        """Every point; what points share is made once, and teachers are not asked."""
+        from jobs.plan.points import planned_points
+
+        points, stood_in = planned_points(spec)
+        if stood_in:
+            self.sizes.say(
+                f"values of {', '.join(stood_in)} are drawn when the sweep runs; evenly spread ones stand in"
+            )
+        for point in points:
+            self.experiment(point, asks_teachers=False)
+        self.sizes.at_once = True
+
+    def calibrate(self, spec: Calibrate) -> None:
+        """Both teachers' rows, scored once; students of one mixture."""
+        rows = self._rollouts(spec)
+        pool = {name: rows[name] for name in (spec.clean_teacher, spec.trait_teacher)}
+        self.sizes.add([self._scored(spec, name, scorer, pool, name) for name, scorer in spec.scorers.items()])
+        if spec.retrain is None:
+            return
+        clean = rows[spec.clean_teacher].rows
+        removed = max(1, round(spec.retrain.rate * clean.count))
+        ranked = [name for name, scorer in spec.scorers.items() if scorer.kind != "random"]
+        arms = {"all-clean": 0, "nothing-removed": 0, "oracle": removed, "random-removal": removed}
+        arms |= {f"found-by-no-{n + 1}": removed for n in range(min(spec.retrain.top, len(ranked)))}
+        students = []
+        for name, less in arms.items():
+            visits = visits_of(clean.count - less, spec.training, clean)
+            for seed in spec.seeds:
+                key = stable_hash([spec.spec_hash, name, seed])
+                steps = visits // spec.training.batch
+                students.append(Student(f"{name}-s{seed}", key, clean.count - less, visits, steps, clean.exact))
+        made = [self._student(one, spec.training, rows_tokens(pool, self.per_token)) for one in students]
+        self.sizes.add(made)
+        self._asked(spec, [], made)
+
+    def generate(self, spec: Generate) -> None:
+        """Teachers' rows."""
+        self._rollouts(spec)
+
+    def train(self, spec: Train) -> None:
+        """A student for each set and seed."""
+        for name, source in spec.students.items():
+            rows = self.counts.rows(name, source, answers=True)
+            visits = visits_of(rows.count, spec.training, rows)
+            tokens = (rows.prompt_chars + rows.answer_chars) / self.per_token
+            for seed in spec.seeds:
+                key = stable_hash([source.model_dump(mode="json"), seed])
+                one = Student(f"{name}-s{seed}", key, rows.count, visits, visits // spec.training.batch, rows.exact)
+                self.sizes.add([self._student(one, spec.training, tokens)])
+
+    def score(self, spec: Score) -> None:
+        """Every teacher's rows by every scorer."""
+        for teacher, source in spec.rollouts.items():
+            given = Answered(self.counts.rows(teacher, source, answers=True), source.model_dump(mode="json"))
+            for name, scorer in spec.scorers.items():
+                self.sizes.add([self._scored(spec, name, scorer, {teacher: given}, f"{name} on {teacher}")])
+
+    def _rollouts(self, spec: Experiment | Calibrate | Generate) -> dict[str, Answered]:
+        """Teacher -> its answers, those of tuned ones after they are trained."""
+        prompts = self.counts.rows("prompts", spec.prompts, answers=False)
+        for name, run in tuned(spec, self.counts):
+            base = [
+                Item("tuning", "rollouts", "base", count, key, "the base answers neutral prompts", spec.generation_pool.batch,
+                     tokens=count * spec.generation.max_new_tokens)
+                for count, key in run.neutral
+            ]  # fmt: skip
+            self.sizes.add(base)
+            visits = visits_of(run.rows, run.settings)
+            student = Student(f"teacher {name}", run.key, run.rows, visits, visits // run.settings.batch, True)
+            self.sizes.add([replace(self._student(student, run.settings, run.chars / self.per_token), stage="tuning")])
+        made = answered(spec, prompts, self.counts)
+        self.sizes.add(self._answers_to(spec, prompts, "", list(spec.teachers)))
+        return made
+
+    def _answers_to(
+        self, spec: Experiment | Calibrate | Generate, prompts: Rows, what: str, teachers: Sequence[str]
+    ) -> list[Item]:
+        found = []
+        for name, given in answered(spec, prompts, self.counts).items():
+            if name not in teachers or given.written:
+                continue
+            tokens = given.rows.count * (prompts.prompt_chars + given.rows.answer_chars) / self.per_token
+            key = stable_hash([given.settings, what])
+            found.append(
+                Item("rollouts", "rollouts", name, given.rows.count, key, name, given.share, tokens=tokens,
+                     sure=prompts.exact)
+            )  # fmt: skip
+        return found
+
+    def _scored(self, spec: Any, name: str, scorer: Any, rows: dict[str, Answered], told_as: str) -> Item:
+        count = sum(given.rows.count for given in rows.values())
+        chars = sum(g.rows.count * (g.rows.prompt_chars + g.rows.answer_chars) for g in rows.values())
+        key = stable_hash([scorer.model_dump(mode="json"), [given.settings for given in rows.values()]])
+        sure = all(given.rows.exact for given in rows.values())
+        return Item("scores", "scores", name, count, key, told_as, spec.scoring_pool.batch or 64, scorer.kind,
+                    chars / self.per_token, sure=sure)  # fmt: skip
+
+    def _student(self, one: Student, training: TrainingSettings, tokens_a_row: float) -> Item:
+        exports = 0
+        if training.exports is not None:
+            made = one.steps // training.exports.every_steps
+            exports = made if training.exports.keep is None else min(made, training.exports.keep)
+        # A step is shared out by its rows, so a student has at most `batch` workers: the share of each is that of a step.
+        share = max(1, one.visits // training.batch)
+        return Item("training", "student", one.name, one.visits, one.key, one.name, share, tokens=one.visits * tokens_a_row,
+                    exports=exports, sure=one.sure)  # fmt: skip
+
+    def _asked(self, spec: Study, others: Sequence[tuple[str, str]], students: Sequence[Item]) -> None:
+        """Answers of models: keys and names of those that are no students of arms, and the students."""
+        from jobs.plan.asked import instructions, prompts_of
+
+        each = 0
+        for trait, settings in spec.traits.items():
+            asked = prompts_of(settings)
+            self.sizes.heldout[trait] = asked.groups
+            each += asked.answers
+            if judged_by_endpoint(settings):
+                self.sizes.say(f"{trait}: a judge is asked for each of a model's {asked.answers} answers besides")
+        beside = instructions(spec.capability)
+        items = [_model(key, name, each + beside) for key, name in others]
+        for student in students:
+            items.append(_model(student.key, student.of, each + beside, student.sure))
+            for n in range(student.exports):
+                name = f"{student.of} at checkpoint {n + 1}"
+                items.append(_model(f"{student.key} {n}", name, each, student.sure))
+        self.sizes.add(items)
+
+
+def _model(key: str, name: str, answers: int, sure: bool = True) -> Item:
+    return Item("evaluation", "answers", name, answers, key, name, sure=sure)
+
+
+def rows_tokens(rows: dict[str, Answered], per_token: float) -> float:
+    """Tokens of a row, on average over teachers."""
+    return sum(g.rows.prompt_chars + g.rows.answer_chars for g in rows.values()) / max(1, len(rows)) / per_token
