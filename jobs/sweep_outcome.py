@@ -56,8 +56,8 @@ def write_sweep(
             for point, able in zip(points, abilities, strict=True)
         ],
         "table": rows,
-        "counts": _counts(planned, trained),
-        "students": {name: _student(artifact.meta) for name, artifact in sorted(trained.students.items())},
+        "counts": student_counts(planned, trained),
+        "students": {name: student_record(artifact.meta) for name, artifact in sorted(trained.students.items())},
         "failed": dict(trained.failed),
         "caveats": caveats(rows, trained),
     }
@@ -83,7 +83,7 @@ def _measured(planned: Sequence[Planned], trained: Trained, evaluated: Sequence[
     return points
 
 
-def _counts(planned: Sequence[Planned], trained: Trained) -> dict[str, int]:
+def student_counts(planned: Sequence[Planned], trained: Trained) -> dict[str, int]:
     """`trained`, `reused` and `failed` add up to `students`."""
     reused = sum(artifact.reused for artifact in trained.students.values())
     return {
@@ -96,7 +96,8 @@ def _counts(planned: Sequence[Planned], trained: Trained) -> dict[str, int]:
     }
 
 
-def _student(meta: Mapping[str, Any]) -> dict[str, Any]:
+def student_record(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """How a student was trained."""
     return {key: meta.get(key) for key in ("model_hash", "steps", "first_loss", "last_loss", "seconds")}
 
 
