@@ -32,7 +32,7 @@ class Missing:
     def __str__(self) -> str:
         cells = f"cell{'s' * (len(self.cells) != 1)} {', '.join(self.cells)} cannot be made"
         return (
-            f"teachers.{self.teacher}: its files answer none of prompts '{self.prompts}', so {cells}. Have them answered "
+            f"teacher {self.teacher}: its files answer none of prompts '{self.prompts}', so {cells}. Have them answered "
             f"by the model behind it, and add the file that this writes to its `path`: {self.command}"
         )
 

@@ -166,5 +166,3 @@ def undecided(spec: Lattice, gates: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         f"Readings of {first} are what was seen, not what is claimed, since these gates are not passed: {'; '.join(failed)}."
     ]
-
-

@@ -65,9 +65,7 @@ def interpolation_rows(spec: Lattice, part: Part, point: Measured, able: Mapping
     return rows
 
 
-def _point_row(
-    point: Measured, step: Step, trait: str, group: str, ends: Sequence[float | None]
-) -> dict[str, Any]:
+def _point_row(point: Measured, step: Step, trait: str, group: str, ends: Sequence[float | None]) -> dict[str, Any]:
     control = rate_of(point, step.control, trait, group)
     share = changed_share(point, step.arm)
     facts = arm_facts(point, step.arm)

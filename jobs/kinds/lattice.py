@@ -162,7 +162,7 @@ class Lattice(Measuring):
         from jobs.lattice_cells import list_lattice
 
         found = list_lattice(self)
-        axes = f"{len(self.bases)} bases x {len(self.prompts)} prompts x {len(self.teachers)} teachers"
+        axes = f"base ({len(self.bases)}) x prompts ({len(self.prompts)}) x teacher ({len(self.teachers)})"
         students = f"{len(found.trainings) * len(self.seeds)} students to train (equal ones once)"
         return f"{len(found.cells)} cells of {axes}, {len(found.arms)} arms, {students}"
 
