@@ -53,10 +53,11 @@ def needs(spec: JobSpec) -> tuple[float, float]:
     """CPUs and GPUs of the stage that uses the most; stages follow each other, so they share machines."""
     if isinstance(spec, Sweep):
         cpus, gpus = needs(spec.experiment)
-        workers = spec.experiment.execution.most_workers * (spec.concurrency or 1)
-        students = workers * spec.experiment.execution.cpus_per_worker, workers * spec.experiment.execution.use_gpu
+        students = _side_by_side(spec.experiment.execution, spec.concurrency)
         return max(cpus, students[0]), max(gpus, students[1])
     stages: list[tuple[float, float]] = [(1, 0)]
+    if isinstance(spec, Lattice):
+        stages.append(_side_by_side(spec.execution, spec.concurrency))
     if isinstance(spec, Teaching | Train):
         run = spec.execution
         stages.append((run.fewest_workers * run.cpus_per_worker, run.fewest_workers if run.use_gpu else 0))
@@ -74,6 +75,12 @@ def needs(spec: JobSpec) -> tuple[float, float]:
         replicas = serving.max_replicas
         stages.append((replicas * serving.cpus_per_replica, replicas if serving.use_gpu else 0))
     return max(cpus for cpus, _ in stages), max(gpus for _, gpus in stages)
+
+
+def _side_by_side(execution: Execution, at_once: int | None) -> tuple[float, float]:
+    """CPUs and GPUs of so many students in training."""
+    workers = execution.most_workers * (at_once or 1)
+    return workers * execution.cpus_per_worker, workers * execution.use_gpu
 
 
 class _Gathered:

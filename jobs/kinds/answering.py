@@ -17,6 +17,13 @@ from sftfilter.teachers import Teacher
 from sftfilter.training import Execution, TrainingSettings
 
 
+class OneBase(JobSpec):
+    """Base of the kinds with one base model and one set of prompts."""
+
+    base_model: Annotated[str, Field(description=f"'{BUILTIN}', a local folder, or a hub id")] = BUILTIN
+    prompts: PromptSource
+
+
 class Teaching(JobSpec):
     """Base of the kinds that have teachers, whatever bases and prompts they have."""
 
@@ -34,11 +41,8 @@ class Teaching(JobSpec):
         check_workers(self.execution, have)
 
 
-class Answering(Teaching):
+class Answering(Teaching, OneBase):
     """Base of the kinds in which teachers, some of them tuned from the base, answer prompts."""
-
-    base_model: Annotated[str, Field(description=f"'{BUILTIN}', a local folder, or a hub id")] = BUILTIN
-    prompts: PromptSource
 
 
 def check_workers(execution: Execution, have: Mapping[str, float]) -> None:
