@@ -12,12 +12,14 @@ import yaml
 from cluster.workload import SECRETS_FOLDER, Machines, Workload
 from jobs.kinds.answering import Teaching
 from jobs.kinds.job import JobSpec
+from jobs.kinds.lattice import Lattice
 from jobs.kinds.score import RolloutJob
 from jobs.kinds.study import Measuring
 from jobs.kinds.sweep import Sweep
 from jobs.kinds.train import Train
 from jobs.spec import load_spec
 from sftfilter.errors import SpecError
+from sftfilter.training_settings import Execution
 
 
 def compile_spec(path: str | Path, overrides: Sequence[str], machines: Machines) -> Workload:

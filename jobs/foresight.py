@@ -13,7 +13,7 @@ from jobs.kinds.experiment import Experiment
 from jobs.kinds.job import JobSpec
 from jobs.kinds.lattice import Lattice
 from jobs.kinds.score import RolloutJob
-from jobs.lattice_files import here, unanswered
+from jobs.lattice_files import here, impossible
 from jobs.spec import place_in
 from sftfilter.config import Settings, did_you_mean, resolve_path
 from sftfilter.errors import DataError
@@ -114,12 +114,12 @@ def _ratings(spec: JobSpec) -> Iterator[Found]:
 
 
 def _cells(spec: JobSpec) -> Iterator[Found]:
-    """Cells of a lattice whose teacher never answered their prompts."""
+    """Cells of a lattice that cannot be made."""
     if not isinstance(spec, Lattice):
         return
     try:
-        for missing in unanswered(spec, here):
-            yield Found(("teachers", missing.teacher), str(missing))
+        for missing in impossible(spec, here):
+            yield Found(missing.at, str(missing))
     except DataError:
         return  # a file that is not there or cannot be read was named before
 

@@ -10,7 +10,7 @@ from jobs.console import Stages
 from jobs.experiment import Gathered, answer, score_all
 from jobs.kinds.lattice import Lattice
 from jobs.lattice_cells import Part, answering, parts_of
-from jobs.lattice_files import unanswered
+from jobs.lattice_files import impossible
 from jobs.lattice_outcome import write_lattice
 from jobs.outcome import freeze_gates
 from jobs.sweep_points import Point
@@ -28,7 +28,7 @@ def run_lattice(spec: Lattice, root: Path, stages: Stages, command: str) -> Mapp
     at_once = trials_at_once(spec.execution, spec.concurrency)
     with stages.stage("cells", spec.summary()):
         parts = parts_of(spec)
-        if missing := unanswered(spec):
+        if missing := impossible(spec):
             raise DataError("\n".join(map(str, missing)))
     freeze_gates(work, spec.gates.model_dump(mode="json"))
     found = _gather(spec, parts, store, work, stages)

@@ -1,11 +1,12 @@
-"""Cells of a lattice that cannot be made, since their teacher's files never answered their prompts; seen before the start."""
+"""Cells of a lattice that cannot be made: no such base, or prompts that a teacher's files never answered. Seen before the start."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from jobs.kinds.lattice import Lattice
 from jobs.lattice_cells import cell_name, cells_of, parts_of
@@ -18,32 +19,50 @@ from sftfilter.rollout_file import RolloutFile
 
 @dataclass(frozen=True)
 class Missing:
-    """A teacher that answered none of some prompts.
+    """Cells that cannot be made.
 
     Attributes:
-        cells: names of those that cannot be made.
+        at: the field of the spec that is in the way.
+        cells: their names.
+        command: what would fill them.
     """
 
-    teacher: str
-    prompts: str
-    cells: list[str]
+    at: tuple[str, str]
+    why: str
+    cells: Sequence[str]
+    remedy: str
     command: str
 
     def __str__(self) -> str:
         cells = f"cell{'s' * (len(self.cells) != 1)} {', '.join(self.cells)} cannot be made"
-        return (
-            f"teacher {self.teacher}: its files answer none of prompts '{self.prompts}', so {cells}. Have them answered "
-            f"by the model behind it, and add the file that this writes to its `path`: {self.command}"
-        )
+        return f"{self.why}, so {cells}. {self.remedy}: {self.command}"
 
 
-def unanswered(spec: Lattice, readable: Callable[[FileSource], bool] = lambda _: True) -> list[Missing]:
-    """Pairs of teacher and prompts without a single answer. Files are read up to the first answer.
+def impossible(spec: Lattice, readable: Callable[[FileSource], bool] = lambda _: True) -> list[Missing]:
+    """Every group of cells that cannot be made, as far as spec and files tell.
 
     Args:
         readable: whether a source is looked at.
     """
-    missing = []
+    return [*_without_base(spec), *_unanswered(spec, readable)]
+
+
+def _without_base(spec: Lattice) -> Iterator[Missing]:
+    """Bases that are folders and not there; teachers that are tuned from one are lost with it."""
+    for name, model in spec.bases.items():
+        folder = Path(model).expanduser()
+        if not (folder.is_absolute() or model.startswith(".")) or folder.is_dir():
+            continue
+        lost = [t for t, one in spec.teachers.items() if one.kind == "tuned" and spec.home(t) == name]
+        cells = [cell_name(cell) for cell in cells_of(spec) if cell.base == name or cell.teacher in lost]
+        if cells:
+            command = shlex.join(["sftfilter", "run", "jobs/specs/train.yaml", "--set", f"name={name}"])
+            remedy = "Name another folder, or train the model and name the checkpoint that this writes"
+            yield Missing(("bases", name), f"base {name}: there is no folder {model}", cells, remedy, command)
+
+
+def _unanswered(spec: Lattice, readable: Callable[[FileSource], bool]) -> Iterator[Missing]:
+    """Pairs of teacher and prompts without a single answer. Files are read up to the first answer."""
     known: dict[str, set[str]] = {}
     for prompts, teacher in _pairs(spec):
         source, given = spec.prompts[prompts], spec.teachers[teacher]
@@ -52,9 +71,10 @@ def unanswered(spec: Lattice, readable: Callable[[FileSource], bool] = lambda _:
         if prompts not in known:
             known[prompts] = {row.prompt_id for row in _rows(source, answers=False)}
         if not any(row.prompt_id in known[prompts] for row in _rows(given, answers=True)):
-            named = [cell_name(c) for c in cells_of(spec) if (c.prompts, c.teacher) == (prompts, teacher)]
-            missing.append(Missing(teacher, prompts, named, _command(spec, teacher, prompts)))
-    return missing
+            cells = [cell_name(c) for c in cells_of(spec) if (c.prompts, c.teacher) == (prompts, teacher)]
+            why = f"teacher {teacher}: its files answer none of prompts '{prompts}'"
+            remedy = "Have them answered by the model behind it, and add the file that this writes to its `path`"
+            yield Missing(("teachers", teacher), why, cells, remedy, _command(spec, teacher, prompts))
 
 
 def here(source: FileSource) -> bool:

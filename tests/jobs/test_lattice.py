@@ -17,7 +17,7 @@ from jobs.arms import ArmPlan
 from jobs.foresight import foresee
 from jobs.kinds.lattice import Corner, Lattice
 from jobs.lattice_cells import UNTRAINED, Part, answering, cell_name, cell_role, cells_of, list_lattice, parts_of
-from jobs.lattice_files import unanswered
+from jobs.lattice_files import impossible
 from jobs.lattice_outcome import tables_of
 from jobs.lattice_readings import judge_lattice, role_cells
 from jobs.lattice_table import dilution
@@ -161,8 +161,8 @@ def test_cells_that_cannot_be_made_are_named_with_what_fills_them(file_spec: Wri
     path = file_spec()
     spec = load_spec(path)
     assert isinstance(spec, Lattice)
-    (missing,) = unanswered(spec)
-    assert (missing.teacher, missing.prompts) == ("C", "second")
+    (missing,) = impossible(spec)
+    assert missing.at == ("teachers", "C")
     assert missing.cells == ["one.second.C", "two.second.C"]
     assert "answer none of prompts 'second', so cells one.second.C, two.second.C cannot be made" in str(missing)
     assert "sftfilter run jobs/specs/generate.yaml --set name=lattice-C-second" in missing.command
@@ -170,13 +170,22 @@ def test_cells_that_cannot_be_made_are_named_with_what_fills_them(file_spec: Wri
     stops, _ = foresee(str(path), spec)
     assert len(stops) == 1 and stops[0].endswith(str(missing)) and "lattice.yaml:" in stops[0]
     filled = load_spec(file_spec(cells=[{"prompts": "first"}, {"teacher": "T"}]))
-    assert isinstance(filled, Lattice) and not unanswered(filled)
+    assert isinstance(filled, Lattice) and not impossible(filled)
+
+
+def test_a_base_that_is_not_there_takes_the_teachers_tuned_from_it_along() -> None:
+    missing = impossible(_lattice(*WHOLE, "tuned_from={C: two}"))
+    assert [one.at for one in missing] == [("bases", "two")]
+    assert {"two.mixed.T", "one.mixed.C"} < {*missing[0].cells} and "one.mixed.T" not in missing[0].cells
+    assert "there is no folder /models/two" in str(missing[0]) and "sftfilter run jobs/specs/train.yaml" in str(
+        missing[0]
+    )
 
 
 def test_the_command_for_a_missing_cell_is_a_valid_spec(file_spec: Write) -> None:
     spec = load_spec(file_spec())
     assert isinstance(spec, Lattice)
-    words = shlex.split(unanswered(spec)[0].command)
+    words = shlex.split(impossible(spec)[0].command)
     flags = [word for flag, word in zip(words[3::2], words[4::2], strict=True) if flag == "--set"]
     made = load_spec(REPOSITORY / words[2], flags)
     assert made.kind == "generate" and list(made.teachers) == ["C"] and made.prompts == spec.prompts["second"]
