@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from jobs.kinds.lattice import Lattice, Mode
-from jobs.lattice_cells import UNTRAINED, Part, Step, cell_role
+from jobs.lattice_cells import UNTRAINED, Part, cell_role
+from jobs.lattice_curves import Step
 from jobs.sweep_table import Measured, Rows, arm_cells, arm_facts
 from sftfilter import stats
 
