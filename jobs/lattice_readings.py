@@ -96,9 +96,9 @@ def read_cells(spec: Lattice, parts: Sequence[Part], cells: Mapping[str, stats.C
             role = cell_role(spec, cell)
             shown = readings.get(role) if role else None
             word: Word | None = None
-            if shown is not None and role in cells:
+            if shown is not None:
                 word = _WORDS[shown.word]
-            elif role in cells:
+            elif role is not None and role in cells:
                 word = _by_rate(cells[role], gates.max_clean_rate)
             share = {} if shown is None else {"share": shown.share, "share_low": shown.low, "share_high": shown.high}
             found[arm] = {"share": None, "share_low": None, "share_high": None} | share
