@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -145,9 +145,9 @@ def list_lattice(spec: Lattice) -> Listing:
             if arm.teacher is not None:
                 arms.append((part.label, name, part.cells.get(name)))
                 key = _training_key(spec, part, arm)
-                earlier = trainings[key].arms if key in trainings else ()
                 place = part.base, part.prompts, arm.teacher, arm.intervention
-                trainings[key] = Training(key, *place, (*earlier, (part.label, name)))
+                known = trainings.get(key, Training(key, *place, ()))
+                trainings[key] = replace(known, arms=(*known.arms, (part.label, name)))
     return Listing(cells_of(spec), arms, list(trainings.values()))
 
 

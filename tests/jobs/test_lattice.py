@@ -216,12 +216,12 @@ def test_a_larger_fraction_contains_the_smaller_ones(whole: str) -> None:
 def test_prompts_that_come_leave_the_order_of_the_others() -> None:
     frame, selectors = _frame()
     half = select("50% of S", selectors, frame.pool("T"), 0)
-    kept = {frame.prompt_ids[n] for n in np.flatnonzero(half.prompts)}
+    kept = {frame.prompt_ids[int(n)] for n in np.flatnonzero(half.prompts)}
     one = {"rollout_id": ["Tnew"], "prompt_id": ["pnew"], "source": ["s"], "kind": ["date"]}
     rows = [{"rollout_id": f"Tp{n}", "prompt_id": f"p{n}", "source": "s", "kind": "date"} for n in range(0, 40, 4)]
     larger = score_frame({"T": pl.concat([pl.DataFrame(rows), pl.DataFrame(one)]).lazy()}, {})
     again = select("50% of S", selectors, larger.pool("T"), 0)
-    now = {larger.prompt_ids[n] for n in np.flatnonzero(again.prompts)}
+    now = {larger.prompt_ids[int(n)] for n in np.flatnonzero(again.prompts)}
     assert len(now - kept) <= 1
 
 
