@@ -10,14 +10,16 @@ from typing import Any
 import yaml
 
 from cluster.workload import SECRETS_FOLDER, Machines, Workload
-from jobs.kinds.answering import Answering
+from jobs.kinds.answering import Teaching
 from jobs.kinds.job import JobSpec
+from jobs.kinds.lattice import Lattice
 from jobs.kinds.score import RolloutJob
-from jobs.kinds.study import Study
+from jobs.kinds.study import Measuring
 from jobs.kinds.sweep import Sweep
 from jobs.kinds.train import Train
 from jobs.spec import load_spec
 from sftfilter.errors import SpecError
+from sftfilter.training_settings import Execution
 
 
 def compile_spec(path: str | Path, overrides: Sequence[str], machines: Machines) -> Workload:
@@ -53,27 +55,34 @@ def needs(spec: JobSpec) -> tuple[float, float]:
     """CPUs and GPUs of the stage that uses the most; stages follow each other, so they share machines."""
     if isinstance(spec, Sweep):
         cpus, gpus = needs(spec.experiment)
-        workers = spec.experiment.execution.most_workers * (spec.concurrency or 1)
-        students = workers * spec.experiment.execution.cpus_per_worker, workers * spec.experiment.execution.use_gpu
+        students = _side_by_side(spec.experiment.execution, spec.concurrency)
         return max(cpus, students[0]), max(gpus, students[1])
     stages: list[tuple[float, float]] = [(1, 0)]
-    if isinstance(spec, Answering | Train):
+    if isinstance(spec, Lattice):
+        stages.append(_side_by_side(spec.execution, spec.concurrency))
+    if isinstance(spec, Teaching | Train):
         run = spec.execution
         stages.append((run.fewest_workers * run.cpus_per_worker, run.fewest_workers if run.use_gpu else 0))
-    if isinstance(spec, Answering):
+    if isinstance(spec, Teaching):
         pool = spec.generation_pool
         stages.append((pool.max_actors * pool.cpus_per_actor, pool.max_actors * pool.gpus_per_actor))
         for teacher in spec.teachers.values():
             if teacher.kind == "vllm":
                 stages.append((teacher.replicas, teacher.replicas * teacher.tensor_parallel))
-    if isinstance(spec, RolloutJob | Study):
+    if isinstance(spec, RolloutJob | Measuring):
         actors = spec.scoring_pool.max_actors or 1
         stages.append((actors * spec.scoring_pool.cpus_per_actor, actors * (spec.scoring_pool.gpus_per_actor or 0)))
-    if isinstance(spec, Study):
+    if isinstance(spec, Measuring):
         serving = spec.serving
         replicas = serving.max_replicas
         stages.append((replicas * serving.cpus_per_replica, replicas if serving.use_gpu else 0))
     return max(cpus for cpus, _ in stages), max(gpus for _, gpus in stages)
+
+
+def _side_by_side(execution: Execution, at_once: int | None) -> tuple[float, float]:
+    """CPUs and GPUs of so many students in training."""
+    workers = execution.most_workers * (at_once or 1)
+    return workers * execution.cpus_per_worker, workers * execution.use_gpu
 
 
 class _Gathered:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from jobs.guards import keep_apart
 from jobs.kinds.experiment import Experiment
 from jobs.kinds.study import Study
 from jobs.outcome import Made, freeze_gates, write_outcome
-from jobs.reserve import read_reserve
+from jobs.reserve import Reserve, read_reserve
 from jobs.rewrites import Rewriter
 from jobs.students import evaluate_all, train_students
 from jobs.tutoring import Base, load_base, make_rollouts, read_source, tune_teachers
@@ -61,9 +61,23 @@ class Gathered:
     teachers: Mapping[str, Artifact]
     material: Material
 
+    def having(self, **more: Any) -> Gathered:
+        """The same with other parts of the material."""
+        return replace(self, material=replace(self.material, **more))
+
 
 def gather(spec: Experiment, store: Store, work: Path, stages: Stages) -> Gathered:
     """Every stage before decisions."""
+    found = answer(spec, store, work, stages)
+    if spec.reserve is not None:
+        with stages.stage("reserve", "prompts that no arm uses but to backfill what it dropped"):
+            from_there = found.base, found.teachers, found.material.prompts, found.heldout
+            found = found.having(reserve=read_reserve(spec, *from_there, store, stages))
+    return found.having(scores=score_all(spec, found.material.rollouts, store, stages))
+
+
+def answer(spec: Study, store: Store, work: Path, stages: Stages) -> Gathered:
+    """Prompts, teachers and their answers; nothing is scored yet."""
     base = load_base(spec)
     with stages.stage("prompts", "read, checked, duplicates named"):
         prompts = stages.note(read_prompts(spec, base, store))
@@ -75,12 +89,11 @@ def gather(spec: Experiment, store: Store, work: Path, stages: Stages) -> Gather
         prompts, overlaps = keep_apart(spec, prompts, heldout, store, stages)
     with stages.stage("teachers", "tuned from the base where the spec says so"):
         teachers = tune_teachers(spec, base, store, work, stages)
-    with stages.stage("rollouts", f"{', '.join(spec.teachers)} answer every prompt"):
+    with stages.stage(
+        "rollouts", f"{', '.join(spec.teachers)} answer every prompt" if spec.teachers else "nobody is asked here"
+    ):
         rollouts = make_rollouts(spec, base, teachers, prompts, store, stages)
-        reserve = read_reserve(spec, base, teachers, prompts, heldout, store, stages)
-    with stages.stage("scores", ", ".join(spec.scorers) or "none"):
-        scores = score_all(spec, rollouts, store, stages)
-    return Gathered(base, heldout, overlaps, teachers, Material(prompts, rollouts, scores, reserve))
+    return Gathered(base, heldout, overlaps, teachers, Material(prompts, rollouts, {}, Reserve()))
 
 
 def _print_outcome(results: Mapping[str, Any], folder: Path, stages: Stages) -> None:
@@ -115,17 +128,18 @@ def score_all(
 ) -> dict[tuple[str, str], Artifact]:
     """(teacher, scorer) -> scores: the original teacher's rows by all, others' where an arm needs them."""
     made: dict[tuple[str, str], Artifact] = {}
-    for teacher, name in spec.scored:
-        rows = rollouts[teacher]
-        with stages.bar(rows.meta["used"], f"{name} on {teacher}") as bar:
-            made[teacher, name] = score_rollouts(
-                name,
-                spec.scorers[name],
-                rows,
-                store=store,
-                pool=spec.scoring_pool,
-                error_budget=spec.error_budget,
-                on_rows=bar.advance,
-            )
-        stages.note(made[teacher, name], f"{name} on {teacher}")
+    with stages.stage("scores", ", ".join(spec.scorers) or "none"):
+        for teacher, name in spec.scored:
+            rows = rollouts[teacher]
+            with stages.bar(rows.meta["used"], f"{name} on {teacher}") as bar:
+                made[teacher, name] = score_rollouts(
+                    name,
+                    spec.scorers[name],
+                    rows,
+                    store=store,
+                    pool=spec.scoring_pool,
+                    error_budget=spec.error_budget,
+                    on_rows=bar.advance,
+                )
+            stages.note(made[teacher, name], f"{name} on {teacher}")
     return made

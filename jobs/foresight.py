@@ -11,7 +11,9 @@ from pydantic import BeforeValidator
 
 from jobs.kinds.experiment import Experiment
 from jobs.kinds.job import JobSpec
+from jobs.kinds.lattice import Lattice
 from jobs.kinds.score import RolloutJob
+from jobs.lattice_files import here, impossible
 from jobs.spec import place_in
 from sftfilter.config import Holds, Settings, did_you_mean, resolve_path
 from sftfilter.errors import DataError
@@ -44,7 +46,7 @@ def foresee(file: str, spec: JobSpec) -> tuple[list[str], list[str]]:
     not here.
     """
     stops, notes = [], []
-    for found in [*_files(spec), *_ratings(spec)]:
+    for found in [*_files(spec), *_ratings(spec), *_cells(spec)]:
         line, written = place_in(file, found.at)
         elsewhere = written is not None and written.startswith(("/", "~"))
         text = f"{file}:{line}: {'.'.join(map(str, found.at))}: {found.text}"
@@ -129,6 +131,17 @@ def _ratings(spec: JobSpec) -> Iterator[Found]:
             yield Found(
                 ("scorers", name, "rating"), f"teacher '{teacher}' lists no '{scorer.rating}' in its `ratings`{hint}"
             )
+
+
+def _cells(spec: JobSpec) -> Iterator[Found]:
+    """Cells of a lattice that cannot be made."""
+    if not isinstance(spec, Lattice):
+        return
+    try:
+        for missing in impossible(spec, here):
+            yield Found(missing.at, str(missing))
+    except DataError:
+        return  # a file that is not there or cannot be read was named before
 
 
 def _sources_and_paths(value: Any, at: Location) -> Iterator[tuple[Location, Any, Holds | None]]:

@@ -109,7 +109,7 @@ def assemble(
     primary = spec.traits[trait].primary
     cells = {role: grade_cells(arm, made.plans, tables, trait, primary) for role, arm in spec.roles.named().items()}
     cells = {role: matrix for role, matrix in cells.items() if matrix.size and not np.isnan(matrix).all()}
-    estimands = estimate_all(cells, _share_in_s(spec, made))
+    estimands = estimate_all(cells, share_in_s(spec, made.plans))
     controls = in_cutoff_note(spec, made.plans, tables, trait)
     abilities = {name: _ability_cells(made, tables, name) for name in spec.arms}
     broken = broken_arms(abilities, spec.roles.base, spec.capability)
@@ -264,12 +264,12 @@ def _judge_notes(spec: Experiment, trait: str) -> list[str]:
     return [f"{trait} was graded by a {settings.judge_name}, not by a judge: it finds only what its rules name"]
 
 
-def _share_in_s(spec: Experiment, made: Made) -> float | None:
+def share_in_s(spec: Experiment, plans: Sequence[ArmPlan]) -> float | None:
     """f: the prompts in S as a share of the prompts that the arm's own teacher answers."""
     import polars as pl
 
     arm = spec.roles.swap or spec.roles.drop
-    plan = next((p for p in made.plans if p.name == arm), None)
+    plan = next((p for p in plans if p.name == arm), None)
     if plan is None or plan.subset is None:
         return None
     own = plan.decisions().filter(pl.col("action") != "add")

@@ -6,15 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs.arms import plan_arms
 from jobs.console import Stages
 from jobs.experiment import Gathered, gather
 from jobs.kinds.experiment import Experiment
 from jobs.kinds.sweep import Sweep
-from jobs.rewrites import Rewriter
 from jobs.sweep_outcome import write_sweep
 from jobs.sweep_points import Point, points_of
-from jobs.sweep_students import Planned, Roster, ask_models, train_models
+from jobs.sweep_students import Roster, ask_models, plan_point, train_models
 from serve.host import check_port
 from sftfilter.artifacts import Store
 from sftfilter.config import stable_hash
@@ -36,10 +34,12 @@ def run_sweep(spec: Sweep, root: Path, stages: Stages, command: str) -> Mapping[
     found = _gather(points, store, work, stages)
     with stages.stage("decisions", f"{len(points)} points x {len(spec.experiment.arms)} arms x seeds"):
         roster = Roster(store)
-        planned = [_plan(point, gathered, roster, store, stages) for point, gathered in zip(points, found, strict=True)]
+        planned = [
+            plan_point(point, gathered, roster, store, stages) for point, gathered in zip(points, found, strict=True)
+        ]
         stages.say(roster.summary())
     with stages.stage("training", f"{len(roster.trials)} students, up to {at_once} at a time"):
-        trained = train_models(spec, roster, store, work / "trials", at_once, stages)
+        trained = train_models(roster, spec.experiment.execution, spec.retries, store, work / "trials", at_once, stages)
     with stages.stage("evaluation", "over HTTP, every student once"):
         evaluated = ask_models(planned, roster, trained, store, stages)
     with stages.stage("outcome", "rates, differences, adjusted p-values, report"):
@@ -64,11 +64,3 @@ def _scored_alike(spec: Experiment) -> str:
     """Hash of what prompts, rollouts and scores follow from."""
     rest = spec.model_dump(mode="json", exclude=_DECIDED)
     return stable_hash([rest, spec.training.max_length, spec.scored, spec.backfilled_by])
-
-
-def _plan(point: Point, found: Gathered, roster: Roster, store: Store, stages: Stages) -> Planned:
-    stages.console.print(f"  [bold]{point.label}[/]")
-    rewriter = Rewriter(point.spec, found.base, found.teachers, store, stages)
-    plans = plan_arms(point.spec, found.material, rewriter, store, stages)
-    models = {plan.student: roster.model_of(point.spec, found, plan) for plan in plans if plan.hosted}
-    return Planned(point, found, plans, models)

@@ -46,7 +46,7 @@ def write_sweep(
     from sftfilter.report.sweep import write_sweep_page
 
     folder = root / spec.name
-    points = _measured(planned, trained, evaluated)
+    points = measure_points(planned, trained, evaluated)
     abilities = [point_abilities(point, found) for point, found in zip(points, evaluated, strict=True)]
     rows = tidy(points, abilities)
     results = base_record(spec, stages, command, (*PACKAGES, "deepspeed")) | {
@@ -56,21 +56,22 @@ def write_sweep(
             for point, able in zip(points, abilities, strict=True)
         ],
         "table": rows,
-        "counts": _counts(planned, trained),
-        "students": {name: _student(artifact.meta) for name, artifact in sorted(trained.students.items())},
+        "counts": student_counts(planned, trained),
+        "students": {name: student_record(artifact.meta) for name, artifact in sorted(trained.students.items())},
         "failed": dict(trained.failed),
         "caveats": caveats(rows, trained),
     }
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        _write_table(folder, rows)
+        write_tidy(folder, "sweep", rows)
         page = write_sweep_page(folder / "report", results)
         write_json(folder / "results.json", results)
     _show(results, folder, page, stages)
     return results
 
 
-def _measured(planned: Sequence[Planned], trained: Trained, evaluated: Sequence[Evaluated]) -> list[Measured]:
+def measure_points(planned: Sequence[Planned], trained: Trained, evaluated: Sequence[Evaluated]) -> list[Measured]:
+    """The grades of every point's students; each table of results is read once."""
     read: dict[str, Rows] = {}
     points = []
     for one, found in zip(planned, evaluated, strict=True):
@@ -83,7 +84,7 @@ def _measured(planned: Sequence[Planned], trained: Trained, evaluated: Sequence[
     return points
 
 
-def _counts(planned: Sequence[Planned], trained: Trained) -> dict[str, int]:
+def student_counts(planned: Sequence[Planned], trained: Trained) -> dict[str, int]:
     """`trained`, `reused` and `failed` add up to `students`."""
     reused = sum(artifact.reused for artifact in trained.students.values())
     return {
@@ -96,7 +97,8 @@ def _counts(planned: Sequence[Planned], trained: Trained) -> dict[str, int]:
     }
 
 
-def _student(meta: Mapping[str, Any]) -> dict[str, Any]:
+def student_record(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """How a student was trained."""
     return {key: meta.get(key) for key in ("model_hash", "steps", "first_loss", "last_loss", "seconds")}
 
 
@@ -112,28 +114,36 @@ def caveats(rows: Rows, trained: Trained) -> list[str]:
             f"q is the p-value adjusted over all {compared} distinct comparisons of this sweep (Benjamini and Hochberg); a "
             "comparison of a student with itself is none."
         )
+    return found + student_caveats(rows, trained)
+
+
+def student_caveats(rows: Rows, trained: Trained) -> list[str]:
+    """What has to be known of the students."""
+    found: list[str] = []
     if max((row["n_seeds"] for row in rows), default=0) < 2:
         found.append(
             "Every arm has one training seed, so intervals and p-values cover the choice of prompts only: students that "
             "differ by their seed alone may differ as much."
         )
     if broken := sorted({row["arm"] for row in rows if row["broken"]}):
-        found.append(f"Students of {', '.join(broken)} are broken at some points; a low rate there is not safety.")
+        found.append(f"Students of {', '.join(broken)} are broken; a low rate there is not safety.")
     if trained.failed:
         found.append(f"{len(trained.failed)} students could not be trained; their rows say why and have no rates.")
     return found
 
 
-def _write_table(folder: Path, rows: Rows) -> None:
+def write_tidy(folder: Path, name: str, rows: Rows) -> None:
+    """Write a table as Parquet and CSV."""
     import polars as pl
 
     types: dict[str, Any] = dict.fromkeys(TEXTS, pl.String)
     types |= dict.fromkeys((*NUMBERS, *CONTRASTS), pl.Float64) | dict.fromkeys(COUNTS, pl.Int64)
+    types = {column: kind for column, kind in types.items() if rows and column in rows[0]}
     table = pl.DataFrame(rows, schema_overrides=types, infer_schema_length=None, strict=False)
-    for name, write in (("sweep.parquet", table.write_parquet), ("sweep.csv", table.write_csv)):
-        partial = folder / f".{name}.partial"
+    for file, write in ((f"{name}.parquet", table.write_parquet), (f"{name}.csv", table.write_csv)):
+        partial = folder / f".{file}.partial"
         write(partial)
-        partial.replace(folder / name)
+        partial.replace(folder / file)
 
 
 def _show(results: Mapping[str, Any], folder: Path, page: Path, stages: Stages) -> None:

@@ -6,17 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from jobs.arms import ArmPlan
+from rich.markup import escape
+
+from jobs.arms import ArmPlan, plan_arms
 from jobs.console import Stages
 from jobs.evaluating import Evaluated, evaluate_models
 from jobs.experiment import Gathered
 from jobs.kinds.experiment import Experiment
-from jobs.kinds.sweep import Sweep
+from jobs.rewrites import Rewriter
 from jobs.students import hosted_checkpoint, training_run
 from jobs.sweep_points import Point
 from serve.settings import HostedModel
 from sftfilter.artifacts import Store
 from sftfilter.config import stable_hash
+from sftfilter.training_settings import Execution
 from sftfilter.trials import Trained, Trial, train_trials
 
 
@@ -82,17 +85,28 @@ class Roster:
         return f"{self._asked} students are asked for, {len(self.trials)} of them distinct; {there} are there already"
 
 
-def train_models(spec: Sweep, roster: Roster, store: Store, work: Path, at_once: int, stages: Stages) -> Trained:
+def plan_point(point: Point, found: Gathered, roster: Roster, store: Store, stages: Stages) -> Planned:
+    """A point's arms decided, and its students in the roster."""
+    stages.console.print(f"  [bold]{escape(point.label)}[/]")
+    rewriter = Rewriter(point.spec, found.base, found.teachers, store, stages)
+    plans = plan_arms(point.spec, found.material, rewriter, store, stages)
+    models = {plan.student: roster.model_of(point.spec, found, plan) for plan in plans if plan.hosted}
+    return Planned(point, found, plans, models)
+
+
+def train_models(
+    roster: Roster, execution: Execution, retries: int, store: Store, work: Path, at_once: int, stages: Stages
+) -> Trained:
     """Every student that is not there yet, each as a trial."""
     steps = sum(len(trial.run.plan.steps) for trial in roster.trials.values())
     with stages.bar(steps, "students") as bar:
         trained = train_trials(
             roster.trials,
             store=store,
-            execution=spec.experiment.execution,
+            execution=execution,
             storage=work,
             at_once=at_once,
-            retries=spec.retries,
+            retries=retries,
             on_event=bar.training,
         )
     for name, artifact in sorted(trained.students.items()):

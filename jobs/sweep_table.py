@@ -80,7 +80,7 @@ def tidy(points: Sequence[Measured], abilities: Sequence[Mapping[str, Mapping[st
         spec = point.one.point.spec.model_dump(mode="json")
         where = {name: _value(spec, field) for field, name in columns.items()}
         for arm in point.one.point.spec.arms:
-            known = {"point": point.one.point.label, **where} | _arm(point, arm) | {"broken": able[arm]["broken"]}
+            known = {"point": point.one.point.label, **where} | arm_facts(point, arm) | {"broken": able[arm]["broken"]}
             for trait in point.one.point.spec.traits:
                 rows += [known | row for row in _rates(point, arm, trait)]
     _adjust(rows)
@@ -101,7 +101,8 @@ def _value(spec: Mapping[str, Any], field: str) -> Any:
     return value if value is None or isinstance(value, str | int | float) else json.dumps(value, sort_keys=True)
 
 
-def _arm(point: Measured, arm: str) -> dict[str, Any]:
+def arm_facts(point: Measured, arm: str) -> dict[str, Any]:
+    """Columns that say what an arm is, and what came of training it."""
     spec = point.one.point.spec
     plans = [plan for plan in point.plans if plan.name == arm]
     roles = [role for role, name in spec.roles.named().items() if name == arm]
@@ -129,7 +130,7 @@ def _rates(point: Measured, arm: str, trait: str) -> Rows:
     groups = list(spec.traits[trait].groups)
     rows: Rows = []
     for group in groups:
-        cells = _cells(point, arm, trait, group)
+        cells = arm_cells(point, arm, trait, group)
         found = stats.rate(cells) if cells.size else stats.Estimate(None, None, None, 0)
         row = {"trait": trait, "group": group, "primary": group == groups[0], **found.as_dict()}
         rows.append(row | _difference(point, arm, trait, group if row["primary"] else None))
@@ -142,7 +143,7 @@ def _difference(point: Measured, arm: str, trait: str, group: str | None) -> dic
     original = point.one.point.spec.roles.original
     if group is None or arm == original:
         return none
-    first, second = (_cells(point, name, trait, group) for name in (arm, original))
+    first, second = (arm_cells(point, name, trait, group) for name in (arm, original))
     if not first.size or not second.size:
         return none
     if first.shape[1] == 1 < second.shape[1] and point.one.point.spec.arms[arm].teacher is None:
@@ -153,7 +154,8 @@ def _difference(point: Measured, arm: str, trait: str, group: str | None) -> dic
     return none | shown | {"p": None if same else found.p}
 
 
-def _cells(point: Measured, arm: str, trait: str, group: str) -> stats.Cells:
+def arm_cells(point: Measured, arm: str, trait: str, group: str) -> stats.Cells:
+    """Matrix [prompt, seed] of an arm's grades."""
     return grade_cells(arm, point.plans, point.tables, trait, group)
 
 

@@ -13,6 +13,7 @@ from jobs.kinds.experiment import Experiment
 from jobs.kinds.generate import Generate
 from jobs.kinds.inspect import Inspect
 from jobs.kinds.job import JobSpec
+from jobs.kinds.lattice import Lattice
 from jobs.kinds.report import Report
 from jobs.kinds.score import Score
 from jobs.kinds.serve import Serve
@@ -21,7 +22,19 @@ from jobs.kinds.train import Train
 from jobs.kinds.worlds import Worlds
 
 Spec = Annotated[
-    Experiment | Sweep | Calibrate | Generate | Score | Decide | Inspect | Train | Eval | Serve | Report | Worlds,
+    Experiment
+    | Sweep
+    | Lattice
+    | Calibrate
+    | Generate
+    | Score
+    | Decide
+    | Inspect
+    | Train
+    | Eval
+    | Serve
+    | Report
+    | Worlds,
     Field(discriminator="kind"),
 ]
 """The closed union of job kinds."""

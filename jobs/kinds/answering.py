@@ -1,4 +1,4 @@
-"""What the kinds share in which teachers answer prompts: a base, the prompts, the teachers, and the machines for them."""
+"""What the kinds share in which teachers answer prompts: the teachers, a base, the prompts, and the machines for them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,19 @@ from sftfilter.teachers import Teacher
 from sftfilter.training import Execution, TrainingSettings
 
 
-class Answering(JobSpec):
-    """Base of the kinds in which teachers, some of them tuned from the base, answer prompts."""
+class OneBase(JobSpec):
+    """Base of the kinds with one base model and one set of prompts."""
+
+    base_model: Annotated[str, Field(description=f"'{BUILTIN}', a local folder, or a hub id")] = BUILTIN
+    prompts: PromptSource
+
+
+class Teaching(JobSpec):
+    """Base of the kinds that have teachers, whatever bases and prompts they have."""
 
     aside: ClassVar[frozenset[str]] = JobSpec.aside | {"execution", "generation_pool"}
 
-    base_model: Annotated[str, Field(description=f"'{BUILTIN}', a local folder, or a hub id")] = BUILTIN
     system_prompt: Annotated[str | None, Field(description="put before every conversation; keep it short")] = None
-    prompts: PromptSource
     teachers: dict[Name, Teacher]
     generation: Generation = Generation()
     training: TrainingSettings = TrainingSettings()
@@ -34,6 +39,10 @@ class Answering(JobSpec):
     def check_fits(self, have: Mapping[str, float]) -> None:
         """Raise MachineError when there are too few CPUs or GPUs for the training workers."""
         check_workers(self.execution, have)
+
+
+class Answering(Teaching, OneBase):
+    """Base of the kinds in which teachers, some of them tuned from the base, answer prompts."""
 
 
 def check_workers(execution: Execution, have: Mapping[str, float]) -> None:

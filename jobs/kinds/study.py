@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from jobs.kinds.answering import Answering
+from jobs.kinds.answering import Answering, Teaching
 from serve.settings import ServingSettings
 from sftfilter.capability import Capability
 from sftfilter.config import Name, did_you_mean
@@ -17,10 +17,10 @@ from sftfilter.scoring import ScoringPool
 from sftfilter.traits import Trait
 
 
-class Study(Answering):
-    """Base of the kinds in which teachers answer prompts, students are trained on the answers and traits are measured."""
+class Measuring(Teaching):
+    """Base of the kinds that train students on teachers' answers and measure traits, whatever bases and prompts they have."""
 
-    aside: ClassVar[frozenset[str]] = Answering.aside | {"scoring_pool", "serving"}
+    aside: ClassVar[frozenset[str]] = Teaching.aside | {"scoring_pool", "serving"}
 
     contamination: Annotated[Contamination, Field(description="training prompts that contain evaluation prompts")] = (
         Contamination()
@@ -36,10 +36,14 @@ class Study(Answering):
     serving: ServingSettings = ServingSettings()
 
     @model_validator(mode="after")
-    def _distinct_seeds(self) -> Study:
+    def _distinct_seeds(self) -> Self:
         if len(self.seeds) != len(set(self.seeds)):
             raise ValueError("seeds: a seed is listed twice")
         return self
+
+
+class Study(Measuring, Answering):
+    """Base of the kinds in which teachers answer prompts, students are trained on the answers and traits are measured."""
 
 
 def check_known(what: str, where: str, name: str | None, known: Mapping[str, Any]) -> None:

@@ -27,24 +27,39 @@ def write_sweep_page(folder: Path, results: Mapping[str, Any]) -> Path:
     for number, trait in enumerate(dict.fromkeys(row["trait"] for row in rows)):
         own = [row for row in rows if row["trait"] == trait]
         traits.append({"name": trait, "plots": sweep_plots(own, columns, trait, number), "table": _rates(own, trait)})
-    view = {
+    counts = f.part(found, "counts")
+    size = {"label": "points", "value": f.count(counts.get("points")), "note": asked(counts)}
+    view = frame_of(found, "sweep", size) | {"traits": traits}
+    plots = [one for trait in traits for one in trait["plots"]]
+    return write_page(folder / "index.html", "sweep.html.j2", "sweep.js.j2", view, {"rows": found["table"]}, plots)
+
+
+def frame_of(found: Mapping[str, Any], kind: str, size: Mapping[str, str]) -> dict[str, Any]:
+    """What the pages of runs with many students share.
+
+    Args:
+        size: the first number of the headline.
+    """
+    return {
         **{key: found.get(key) for key in ("name", "command", "spec_hash", "caveats")},
+        "kind": kind,
         "created": f.moment(found.get("created")),
-        "headline": _headline(f.part(found, "counts")),
-        "traits": traits,
+        "headline": [size, *_headline(f.part(found, "counts"))],
         "students_table": _students(found),
         "failed_table": _failed(f.part(found, "failed")),
         "timings_table": timings(f.part(found, "timings_s")),
         "spec": yaml.safe_dump(found.get("spec"), sort_keys=False, allow_unicode=True, width=100),
     }
-    plots = [one for trait in traits for one in trait["plots"]]
-    return write_page(folder / "index.html", "sweep.html.j2", "sweep.js.j2", view, {"rows": found["table"]}, plots)
+
+
+def asked(counts: Mapping[str, Any]) -> str:
+    """How many students the arms ask for, equal ones counted each."""
+    return f"{f.count(counts.get('arms'))} students asked for"
 
 
 def _headline(counts: Mapping[str, Any]) -> list[dict[str, str]]:
     reused = f"{f.count(counts.get('trained'))} trained now, {f.count(counts.get('reused'))} there before"
     return [
-        {"label": "points", "value": f.count(counts.get("points")), "note": f"{f.count(counts.get('arms'))} students asked for"},
         {"label": "distinct students", "value": f.count(counts.get("students")), "note": reused},
         {"label": "failed", "value": f.count(counts.get("failed")), "note": "students"},
     ]  # fmt: skip

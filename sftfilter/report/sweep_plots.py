@@ -48,14 +48,15 @@ def _plot(rows: Rows, column: str, others: Sequence[str], trait: str, ident: str
         look = {"color": PALETTE[arms.index(key[0]) % len(PALETTE)]}
         look["dash"] = _DASHES[(settings.index(key[1:]) if joined else 0) % len(_DASHES)]
         shown = sorted(line, key=lambda row: row[column]) if numeric else line
-        traces.append(_trace(name, shown, column, numeric, joined, look))
+        traces.append(rate_trace(name, shown, column, numeric, joined, look))
     values = [row[column] for row in rows]
-    layout = _layout(column, trait, numeric, values, len(lines))
+    layout = rate_layout(column, trait, numeric, values, len(lines))
     spoken = "; ".join(f"{t.name}: {_spoken(line, column)}" for t, line in zip(traces, lines.values(), strict=True))
     return plot(ident, f"{trait} against {column}. {spoken}.", traces, layout)
 
 
-def _trace(name: str, line: Rows, column: str, numeric: bool, joined: bool, look: dict[str, Any]) -> Any:
+def rate_trace(name: str, line: Rows, column: str, numeric: bool, joined: bool, look: dict[str, Any]) -> Any:
+    """A line of rates with their intervals."""
     import plotly.graph_objects as go
 
     return go.Scatter(
@@ -76,7 +77,8 @@ def _trace(name: str, line: Rows, column: str, numeric: bool, joined: bool, look
     )
 
 
-def _layout(column: str, trait: str, numeric: bool, values: Sequence[Any], lines: int) -> dict[str, Any]:
+def rate_layout(column: str, trait: str, numeric: bool, values: Sequence[Any], lines: int) -> dict[str, Any]:
+    """Rates upwards, the column across, and a legend below."""
     across = axis(safe(column, 60), zeroline=False)
     if not numeric:
         across["type"] = "category"

@@ -16,6 +16,7 @@ from sftfilter.selectors.by_score import Quantile, Threshold, TopFraction, TopK
 from sftfilter.selectors.combined import AllOf, AnyOf, Difference
 from sftfilter.selectors.contract import Given, Taken
 from sftfilter.selectors.controls import LengthMatchedRandom, RandomControl
+from sftfilter.selectors.nested import ShareOf
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +32,7 @@ Selector = Annotated[
     | Ids
     | RandomControl
     | LengthMatchedRandom
+    | ShareOf
     | AllOf
     | AnyOf
     | Difference,

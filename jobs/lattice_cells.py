@@ -1,0 +1,208 @@
+"""Cells of a lattice, compiled: an experiment for each base and set of prompts, whose arms are teachers and changed subsets.
+
+Nothing here reads a file or loads a model, so that what a lattice comes to can be shown before anything runs.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import ValidationError
+
+from jobs.kinds.experiment import Arm, Experiment
+from jobs.kinds.lattice import Corner, Lattice
+from jobs.kinds.study import Measuring, Study
+from jobs.lattice_curves import Step, curves_of, roles_of, shares_of
+from jobs.spec_errors import flat
+from sftfilter.config import stable_hash
+from sftfilter.estimands import Roles
+from sftfilter.interventions import Intervention, Swap
+
+UNTRAINED = "untrained"
+_SHARED = {*Measuring.model_fields} - {"name", "results", "teachers", "scorers"}
+_CELL_ROLES = {
+    "ooo": "original",
+    "ooa": "alternate",
+    "oaa": "alternate_sft",
+    "oao": "alternate_prompts",
+    "aoo": "alternate_base",
+    "aao": "alternate_base_prompts",
+    "aoa": "alternate_base_clean",
+}
+"""Base, prompts and teacher, each the original's or the alternate's -> the cell's name in the estimands.
+
+The alternate's own cell is the other pipeline, unless it differs by its teacher alone."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """All cells of one base and one set of prompts, as an experiment.
+
+    Attributes:
+        cells: arm -> its cell; arms of the interpolation have none.
+        steps: of the interpolation, which is done on the original base and prompts.
+    """
+
+    base: str
+    prompts: str
+    spec: Experiment
+    cells: Mapping[str, Corner]
+    steps: Sequence[Step]
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return f"{self.base}, {self.prompts}"
+
+
+@dataclass(frozen=True)
+class Training:
+    """A student to train with every seed, and the arms (each of a part) that it stands for."""
+
+    key: str
+    base: str
+    prompts: str
+    teacher: str
+    intervention: Intervention | None
+    arms: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a lattice comes to.
+
+    Attributes:
+        arms: (part, arm, cell), the untrained bases left out; no cell for arms of the interpolation.
+        trainings: distinct as far as the spec tells; students whose rows turn out alike are one as well.
+    """
+
+    cells: Sequence[Corner]
+    arms: Sequence[tuple[str, str, Corner | None]]
+    trainings: Sequence[Training]
+
+
+def cells_of(spec: Lattice) -> list[Corner]:
+    """Every cell that is wanted."""
+    axes = itertools.product(spec.bases, spec.prompts, spec.teachers)
+    every = [Corner(base=base, prompts=prompts, teacher=teacher) for base, prompts, teacher in axes]
+    return [cell for cell in every if spec.wanted(cell)]
+
+
+def cell_name(cell: Corner) -> str:
+    """The name of a cell's arm."""
+    return f"{cell.base}.{cell.prompts}.{cell.teacher}"
+
+
+def cell_role(spec: Lattice, cell: Corner) -> str | None:
+    """What a cell is in the estimands; None for one that is of neither pipeline along some axis."""
+    letters = ""
+    for axis, name in dict(cell).items():
+        if name == getattr(spec.original, axis):
+            letters += "o"
+        else:
+            letters += "a" if name == getattr(spec.alternate, axis) else "?"
+    return "pipeline" if cell == spec.alternate and letters != "ooa" else _CELL_ROLES.get(letters)
+
+
+def homeless(spec: Lattice) -> list[str]:
+    """Cells whose tuned teacher has no base to be tuned from, named with what would fill them."""
+    found = []
+    for teacher, base in spec.tuned_from.items():
+        cells = [cell_name(cell) for cell in cells_of(spec) if cell.teacher == teacher]
+        if base not in spec.bases and cells:
+            found.append(
+                f"tuned_from.{teacher}: there is no base '{base}', so cells {', '.join(cells)} cannot be made; "
+                f"name it with --set bases.{base}=MODEL, or choose one of: {', '.join(spec.bases)}"
+            )
+    return found
+
+
+def parts_of(spec: Lattice) -> list[Part]:
+    """Every part with a cell in it.
+
+    Raises:
+        ValueError: one is no valid experiment; starts with the part.
+    """
+    cells = cells_of(spec)
+    pairs = dict.fromkeys((cell.base, cell.prompts) for cell in cells)
+    return [_part(spec, pair, [cell for cell in cells if (cell.base, cell.prompts) == pair]) for pair in pairs]
+
+
+def answering(spec: Lattice, base: str, prompts: str, teachers: Sequence[str]) -> Study:
+    """What these teachers do on one base and one set of prompts: they are tuned there, and answer."""
+    return Study(**_given(spec, base, prompts, teachers))
+
+
+def list_lattice(spec: Lattice) -> Listing:
+    """Cells, arms and distinct trainings; nothing is read or run."""
+    trainings: dict[str, Training] = {}
+    arms = []
+    for part in parts_of(spec):
+        for name, arm in part.spec.arms.items():
+            if arm.teacher is not None:
+                arms.append((part.label, name, part.cells.get(name)))
+                key = _training_key(spec, part, arm)
+                place = part.base, part.prompts, arm.teacher, arm.intervention
+                known = trainings.get(key, Training(key, *place, ()))
+                trainings[key] = replace(known, arms=(*known.arms, (part.label, name)))
+    return Listing(cells_of(spec), arms, list(trainings.values()))
+
+
+def _part(spec: Lattice, pair: tuple[str, str], cells: Sequence[Corner]) -> Part:
+    base, prompts = pair
+    named = {cell_name(cell): cell for cell in cells}
+    arms = {UNTRAINED: Arm(), **{name: Arm(teacher=cell.teacher) for name, cell in named.items()}}
+    first = next(iter(named))
+    by_teacher = {cell.teacher: name for name, cell in named.items()}
+    corners = (spec.original.teacher, spec.alternate.teacher)
+    original, alternate = (by_teacher.get(teacher, first) for teacher in corners)
+    roles = {"original": original, "alternate": alternate, "base": UNTRAINED}
+    more: dict[str, Any] = {}
+    steps: list[Step] = []
+    if spec.interpolate is not None and pair == (spec.original.base, spec.original.prompts):
+        starts = dict(zip(corners, (original, alternate), strict=True))
+        steps, changed = curves_of(spec, spec.interpolate, starts)
+        arms |= changed
+        roles |= roles_of(steps)
+        more = {"selectors": shares_of(spec, spec.interpolate), "scorers": spec.scorers}
+    teachers = [t for t in spec.teachers if any(_uses(arm, t) for arm in arms.values())]
+    given = _given(spec, base, prompts, teachers) | more
+    try:
+        made = Experiment(kind="experiment", arms=arms, roles=Roles(**roles), gates=spec.gates, **given)
+    except ValidationError as error:
+        raise ValueError(f"cells of {base} and {prompts}: {'; '.join(flat(error))}") from None
+    return Part(base, prompts, made, named, steps)
+
+
+def _given(spec: Lattice, base: str, prompts: str, teachers: Sequence[str]) -> dict[str, Any]:
+    """Fields of a study on one base and one set of prompts."""
+    own = {
+        "name": spec.name,
+        "results": spec.results,
+        "base_model": spec.bases[base],
+        "prompts": spec.prompts[prompts],
+        "teachers": {name: spec.teachers[name] for name in teachers},
+    }
+    return {field: getattr(spec, field) for field in sorted(_SHARED)} | own
+
+
+def _uses(arm: Arm, teacher: str) -> bool:
+    swapped = arm.intervention.teachers if isinstance(arm.intervention, Swap) else []
+    return teacher == arm.teacher or teacher in swapped
+
+
+def _training_key(spec: Lattice, part: Part, arm: Arm) -> str:
+    """Equal for arms whose students must come out equal."""
+    assert arm.teacher is not None
+    subset: Any = None
+    names = [arm.teacher]
+    if arm.intervention is not None:
+        names += [spec.original.teacher, *(t for t in spec.teachers if _uses(arm, t))]
+        selectors = {name: one.model_dump(mode="json") for name, one in part.spec.selectors.items()}
+        subset = [arm.intervention.model_dump(mode="json"), selectors]
+    who = [[name, spec.teachers[name].model_dump(mode="json"), spec.bases[spec.home(name)]] for name in names]
+    what = part.spec.prompts.model_dump(mode="json"), part.spec.training.model_dump(mode="json")
+    return stable_hash([spec.bases[part.base], *what, who, subset])
