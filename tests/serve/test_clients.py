@@ -371,6 +371,7 @@ def test_a_rolling_update_drops_nothing(students: Endpoint, tiny: TinyStudents) 
 @pytest.mark.timeout(400)
 def test_replicas_come_with_load_and_go_to_none_without_it(students: Endpoint, tiny: TinyStudents) -> None:
     from ray import serve
+    from ray.serve._private.common import ReplicaState
 
     settings = ServingSettings(
         port=0, dtype="float32", min_replicas=0, max_replicas=2, max_batch=2, downscale_delay_s=3, threads=1
@@ -378,7 +379,7 @@ def test_replicas_come_with_load_and_go_to_none_without_it(students: Endpoint, t
 
     def replicas() -> int:
         deployment = serve.status().applications["scaled"].deployments["Students"]
-        return deployment.replica_states.get("RUNNING", 0)
+        return deployment.replica_states.get(ReplicaState.RUNNING, 0)
 
     def wait_for(count: int) -> None:
         deadline = time.monotonic() + 120
