@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.table import Table
 
 from jobs.calibrate_retrain import Retrained
@@ -18,6 +17,7 @@ from jobs.console import Stages
 from jobs.kinds.calibrate import Calibrate
 from jobs.outcome import changed_gates
 from jobs.records import write_json
+from jobs.score_tables import plain_table
 from sftfilter.artifacts import Artifact
 
 if TYPE_CHECKING:
@@ -120,6 +120,7 @@ def worth_table(results: Mapping[str, Any], subtlety: str) -> Table:
     chance = [m["planted"] / m["rows"] for m in mixtures]
     further = [0.5, chance[-1], 2 * chance[-1]]
     table.add_row("chance", *(f"{value:.2f}" for value in [*chance, *further]), style="dim")
+    table.caption_justify = "left"
     table.caption = (
         f"at {top['rate']:.0%}: planted rows found among as many rows as were planted (the precision there as well), and "
         "among twice as many; * better than chance, r worse, allowing for the number of comparisons"
@@ -139,19 +140,6 @@ def cost_table(results: Mapping[str, Any]) -> Table:
     return table
 
 
-def plain_table(title: str) -> Table:
-    """Without a frame, so that it fits 80 columns."""
-    return Table(
-        title=title,
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-        show_edge=False,
-    )
-
-
 def retrain_table(retrained: Mapping[str, Any]) -> Table:
     """Students' trait by what was removed."""
     table = plain_table("students trained on one mixture")
@@ -161,6 +149,7 @@ def retrain_table(retrained: Mapping[str, Any]) -> Table:
     for arm in retrained["arms"]:
         rates = [_share(arm["rates"][group], interval=group == groups[0]) for group in groups]
         table.add_row(arm["name"], str(arm["removed"]), str(arm["planted_left"]), *rates)
+    table.caption_justify = "left"
     table.caption = "left: planted rows that are still there; rates of the trait on held-out prompts"
     return table
 
