@@ -14,7 +14,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,17 @@ class RunRecord:
         finally:
             with contextlib.suppress(Exception):  # the block's own error matters more
                 self.write("end", status=status, seconds=round(time.monotonic() - began, 2), error=error)
+
+
+def parse_events(lines: Iterable[str]) -> list[dict[str, Any]]:
+    """The events in a record's lines; one that was cut off by a kill is passed over."""
+    events = []
+    for line in lines:
+        with contextlib.suppress(json.JSONDecodeError):
+            event = json.loads(line)
+            if isinstance(event, dict) and {"time", "run", "event"} <= event.keys():
+                events.append(event)
+    return events
 
 
 def of_this_process(pid: int, started: float | None) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.run_record import EVENTS, PROGRESS, of_this_process
+from jobs.run_record import EVENTS, PROGRESS, of_this_process, parse_events
 from sftfilter.config import did_you_mean
 from sftfilter.errors import DataError, MachineError, SpecError
 
@@ -153,7 +153,7 @@ def status_of(lines: Sequence[str], where: str) -> RunStatus:
     Raises:
         DataError: it holds no run.
     """
-    events = [event for event in map(_event, lines) if event]
+    events = parse_events(lines)
     runs = [event for event in events if event["event"] == "run"]
     if not runs:
         raise DataError(f"{where}: holds no run; delete it")
@@ -164,14 +164,6 @@ def status_of(lines: Sequence[str], where: str) -> RunStatus:
         if event["run"] == first["run"]:
             _apply(status, event)
     return status
-
-
-def _event(line: str) -> dict[str, Any] | None:
-    try:
-        event = json.loads(line)
-    except json.JSONDecodeError:
-        return None
-    return event if isinstance(event, dict) and {"time", "run", "event"} <= event.keys() else None
 
 
 def _apply(status: RunStatus, event: Mapping[str, Any]) -> None:
@@ -196,7 +188,7 @@ def _apply(status: RunStatus, event: Mapping[str, Any]) -> None:
 
 def _fresh(progress: dict[str, Any], lines: Sequence[str], status: RunStatus) -> dict[str, Any] | None:
     """Progress of this very run, told not long ago."""
-    runs = [event["run"] for event in map(_event, lines) if event and event["event"] == "run"]
+    runs = [event["run"] for event in parse_events(lines) if event["event"] == "run"]
     told_now = time.time() - progress.get("time", 0) < _FRESH_S
     return progress if status.state == "running" and progress.get("run") == runs[-1] and told_now else None
 

@@ -14,12 +14,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from jobs.run_record import EVENTS
+from jobs.run_record import EVENTS, parse_events
 from sftfilter.artifacts import MARKER
 from sftfilter.config import did_you_mean
 from sftfilter.errors import DataError
 
-_WORKING = {"teachers", "rollouts", "scores", "decisions", "training", "students", "evaluation"}
+_WORKING = {"teachers", "rollouts", "reserve", "scores", "decisions", "training", "students", "evaluation"}
 """Stages whose cost is told by what they make; the others run on the head alone."""
 
 
@@ -54,15 +54,7 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
         raise DataError(
             f"{folder / EVENTS}: no record of a run{hint}; name the folder of a run, such as runs/quickstart"
         ) from None
-    events = []
-    for line in lines:
-        try:
-            event = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(event, dict) and {"time", "run", "event"} <= event.keys():
-            events.append(event)
-    return events
+    return parse_events(lines)
 
 
 def measure(folder: Path) -> tuple[dict[str, Any], dict[str, str], list[str]]:
