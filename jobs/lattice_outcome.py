@@ -16,9 +16,9 @@ from jobs.outcome import changed_gates
 from jobs.outcome_rows import left_over
 from jobs.records import PACKAGES, base_record, write_json
 from jobs.score_tables import plain_table
-from jobs.sweep_outcome import measure_points, student_caveats, student_counts, student_record, write_tidy
+from jobs.sweep_outcome import measure_points, student_caveats, student_counts, student_records, write_tidy
 from jobs.sweep_students import Planned
-from jobs.sweep_table import Measured, Rows, point_abilities
+from jobs.sweep_table import Measured, Rows
 from sftfilter.artifacts import disk_errors
 from sftfilter.report.formats import percent, rate_interval
 from sftfilter.trials import Trained
@@ -41,8 +41,7 @@ def write_lattice(
     from sftfilter.report.lattice import write_lattice_page
 
     folder = root / spec.name
-    points = measure_points(planned, trained, evaluated)
-    abilities = [point_abilities(point, found) for point, found in zip(points, evaluated, strict=True)]
+    points, abilities = measure_points(planned, trained, evaluated)
     main = main_part(spec, parts)
     material = planned[main].found.material
     remaining = left_over(parts[main].spec, points[main].plans, material.rollouts, next(iter(spec.traits)))
@@ -54,8 +53,7 @@ def write_lattice(
         **judged,
         **found,
         "counts": {"cells": sum(len(part.cells) for part in parts), "parts": counts.pop("points"), **counts},
-        "students": {name: student_record(artifact.meta) for name, artifact in sorted(trained.students.items())},
-        "failed": dict(trained.failed),
+        **student_records(trained),
         "caveats": undecided(spec, judged["gates"]) + student_caveats(found["cells"] + found["interpolation"], trained),
     }
     with disk_errors(folder):

@@ -46,8 +46,7 @@ def write_sweep(
     from sftfilter.report.sweep import write_sweep_page
 
     folder = root / spec.name
-    points = measure_points(planned, trained, evaluated)
-    abilities = [point_abilities(point, found) for point, found in zip(points, evaluated, strict=True)]
+    points, abilities = measure_points(planned, trained, evaluated)
     rows = tidy(points, abilities)
     results = base_record(spec, stages, command, (*PACKAGES, "deepspeed")) | {
         "fields": columns_of(points),
@@ -57,8 +56,7 @@ def write_sweep(
         ],
         "table": rows,
         "counts": student_counts(planned, trained),
-        "students": {name: student_record(artifact.meta) for name, artifact in sorted(trained.students.items())},
-        "failed": dict(trained.failed),
+        **student_records(trained),
         "caveats": caveats(rows, trained),
     }
     with disk_errors(folder):
@@ -70,8 +68,10 @@ def write_sweep(
     return results
 
 
-def measure_points(planned: Sequence[Planned], trained: Trained, evaluated: Sequence[Evaluated]) -> list[Measured]:
-    """The grades of every point's students; each table of results is read once."""
+def measure_points(
+    planned: Sequence[Planned], trained: Trained, evaluated: Sequence[Evaluated]
+) -> tuple[list[Measured], list[dict[str, dict[str, Any]]]]:
+    """The grades of every point's students, each table of results read once; and what its arms can do beside."""
     read: dict[str, Rows] = {}
     points = []
     for one, found in zip(planned, evaluated, strict=True):
@@ -81,7 +81,7 @@ def measure_points(planned: Sequence[Planned], trained: Trained, evaluated: Sequ
                 read[artifact.key] = artifact.table("results").to_pylist()
             graded[pair] = read[artifact.key]
         points.append(measured(one, trained.failed, graded))
-    return points
+    return points, [point_abilities(point, found) for point, found in zip(points, evaluated, strict=True)]
 
 
 def student_counts(planned: Sequence[Planned], trained: Trained) -> dict[str, int]:
@@ -97,9 +97,11 @@ def student_counts(planned: Sequence[Planned], trained: Trained) -> dict[str, in
     }
 
 
-def student_record(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """How a student was trained."""
-    return {key: meta.get(key) for key in ("model_hash", "steps", "first_loss", "last_loss", "seconds")}
+def student_records(trained: Trained) -> dict[str, Any]:
+    """How each student was trained, and why others were not."""
+    keys = ("model_hash", "steps", "first_loss", "last_loss", "seconds")
+    known = {name: {key: artifact.meta.get(key) for key in keys} for name, artifact in sorted(trained.students.items())}
+    return {"students": known, "failed": dict(trained.failed)}
 
 
 def caveats(rows: Rows, trained: Trained) -> list[str]:
