@@ -16,6 +16,7 @@ from jobs.plan.counting import Counts
 from jobs.plan.items import Item, Sizes, totals
 from jobs.plan.reuse import made_before, still_to_make
 from jobs.plan.schedule import Estimate, estimate
+from jobs.plan.show import duration
 from jobs.plan.sizes import sizes_of
 from jobs.run_record import EVENTS
 
@@ -192,8 +193,6 @@ def _side_by_side(cost: Costed, counts: Sequence[int], estimates: Sequence[Estim
     told = next((one for one in estimates if one.workers and beside[one.workers] < 0.9 * one.wall), None)
     if told is None:
         return []
-    from jobs.plan.show import duration
-
     return [
         "students are trained one after another by one group of workers; side by side, as the trials of a sweep, the run "
         f"would take {duration(beside[told.workers])} instead of {duration(told.wall)} on {told.workers} workers"

@@ -14,10 +14,12 @@ from sftfilter.config import stable_hash
 from sftfilter.errors import SpecError
 
 if TYPE_CHECKING:
+    from jobs.kinds.answering import Answering
     from jobs.kinds.calibrate import Calibrate
     from jobs.kinds.experiment import Experiment
     from jobs.kinds.generate import Generate
     from jobs.kinds.job import JobSpec
+    from jobs.kinds.lattice import Lattice
     from jobs.kinds.score import Score
     from jobs.kinds.study import Study
     from jobs.kinds.sweep import Sweep
@@ -36,6 +38,7 @@ def sizes_of(spec: JobSpec, counts: Counts, chars_per_token: float) -> Sizes:
     by_kind: dict[str, Callable[[Any], None]] = {
         "experiment": sizer.experiment,
         "sweep": sizer.sweep,
+        "lattice": sizer.lattice,
         "calibrate": sizer.calibrate,
         "generate": sizer.generate,
         "train": sizer.train,
@@ -62,7 +65,9 @@ class _Sizer:
 
     def experiment(self, spec: Experiment, asks_teachers: bool = True) -> None:
         """Teachers' rows, scores, a student for each arm and seed, answers of all models."""
-        rows = self._rollouts(spec)
+        self._arms(spec, self._rollouts(spec), asks_teachers)
+
+    def _arms(self, spec: Experiment, rows: dict[str, Answered], asks_teachers: bool) -> None:
         if spec.reserve is not None and spec.backfilled_by:
             reserve = self.counts.rows("reserve", spec.reserve, answers=False)
             self.sizes.add(self._answers_to(spec, reserve, "the reserve", spec.backfilled_by))
@@ -91,6 +96,18 @@ class _Sizer:
             )
         for point in points:
             self.experiment(point, asks_teachers=False)
+        self.sizes.at_once = True
+
+    def lattice(self, spec: Lattice) -> None:
+        """Every cell and changed subset; each teacher answers at its own base, whoever is trained on that."""
+        from jobs.lattice_cells import answering, parts_of
+
+        for part in parts_of(spec):
+            rows: dict[str, Answered] = {}
+            for teacher in part.spec.teachers:
+                home = answering(spec, spec.home(teacher), part.prompts, [teacher])
+                rows |= self._rollouts(home)
+            self._arms(part.spec, rows, asks_teachers=False)
         self.sizes.at_once = True
 
     def calibrate(self, spec: Calibrate) -> None:
@@ -138,7 +155,7 @@ class _Sizer:
             for name, scorer in spec.scorers.items():
                 self.sizes.add([self._scored(spec, name, scorer, {teacher: given}, f"{name} on {teacher}")])
 
-    def _rollouts(self, spec: Experiment | Calibrate | Generate) -> dict[str, Answered]:
+    def _rollouts(self, spec: Answering) -> dict[str, Answered]:
         """Teacher -> its answers, those of tuned ones after they are trained."""
         prompts = self.counts.rows("prompts", spec.prompts, answers=False)
         for name, run in tuned(spec, self.counts):
@@ -155,9 +172,7 @@ class _Sizer:
         self.sizes.add(self._answers_to(spec, prompts, "", list(spec.teachers)))
         return made
 
-    def _answers_to(
-        self, spec: Experiment | Calibrate | Generate, prompts: Rows, what: str, teachers: Sequence[str]
-    ) -> list[Item]:
+    def _answers_to(self, spec: Answering, prompts: Rows, what: str, teachers: Sequence[str]) -> list[Item]:
         found = []
         for name, given in answered(spec, prompts, self.counts).items():
             if name not in teachers or given.written:

@@ -129,6 +129,19 @@ def test_a_sweep_makes_equal_students_and_scores_once_and_asks_no_teacher() -> N
     assert sizes.at_once
 
 
+def test_a_lattice_asks_each_teacher_once_for_each_set_of_prompts_at_its_own_base() -> None:
+    whole = (
+        "bases={one: smollm2-135m-instruct, two: /models/two}",
+        "original={base: one, prompts: mixed, teacher: T}",
+        "alternate={base: two, prompts: neutral, teacher: C}",
+        "interpolate=null",
+    )
+    sizes = _sizes("lattice.yaml", *whole)
+    assert len(sizes.of_kind("student", "tuning")) == 2 and len(sizes.of_kind("student", "training")) == 8
+    assert _count(sizes, "rollouts", "rollouts") == 2 * (320 + 68)
+    assert len(sizes.of_kind("answers")) == 2 + 8 and sizes.at_once
+
+
 def test_drawn_values_of_a_sweep_are_stood_in_for() -> None:
     drawn = "space={training.learning_rate: {kind: loguniform, low: 1e-4, high: 1e-2}}"
     sizes = _sizes("sweep.yaml", drawn, "samples=3")
