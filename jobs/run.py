@@ -144,12 +144,12 @@ def _sigterm_as_ctrl_c() -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """`python -m jobs.run SPEC [--set a.b=value ...]` on a cluster that runs already."""
+    from jobs.foresight import refuse_unusable
+
     if not arguments or arguments[0].startswith("-"):
         sys.exit("usage: python -m jobs.run SPEC [--set a.b=value ...]\nOn this machine alone: sftfilter run SPEC")
     path, *rest = arguments
     overrides = [value for flag, value in zip(rest[::2], rest[1::2], strict=False) if flag == "--set"]
-    from jobs.foresight import refuse_unusable
-
     with readable_errors():
         spec = load_spec(path, overrides)
         refuse_unusable(path, spec)

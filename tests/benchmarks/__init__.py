@@ -5,4 +5,4 @@ import secrets
 
 # Ray reads these once, when it is first imported.
 os.environ["RAY_AUTH_MODE"] = "token"
-os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
