@@ -153,7 +153,7 @@ def judge_lattice(
         broken={role: why[arm] for role, arm in arms.items() if why.get(arm)} if measured else None,
     )
     verdict, gates = judge(evidence, spec.gates)
-    return {"verdict": verdict, "gates": gates, "estimands": estimands}
+    return {"verdict": verdict, "gates": gates, "estimands": estimands, "roles": arms}
 
 
 def undecided(spec: Lattice, gates: Sequence[Mapping[str, Any]]) -> list[str]:

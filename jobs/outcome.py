@@ -20,6 +20,7 @@ from jobs.console import Stages
 from jobs.curves import is_step, trait_curve
 from jobs.evaluating import Evaluated
 from jobs.finished_run import model_records
+from jobs.grade_table import write_grades
 from jobs.grades import grade_cells, measure_record
 from jobs.kinds.experiment import Experiment
 from jobs.outcome_rows import heldout_rows, left_over, scored_rows, scorer_quality, training_rows
@@ -62,6 +63,7 @@ def write_outcome(spec: Experiment, root: Path, made: Made, stages: Stages, comm
         partial = folder / ".results.json.partial"
         partial.write_text(json.dumps(results, indent=2, allow_nan=False))
         write_report(folder / "report", results, rows, held)
+        write_grades(folder, spec.traits, ((plan.name, plan, tables) for plan in made.plans))
         keep_rows(folder / "report", rows, held)
         partial.replace(folder / "results.json")
     return results
