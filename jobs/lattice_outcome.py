@@ -53,6 +53,7 @@ def write_lattice(
     results = base_record(spec, stages, command, (*PACKAGES, "deepspeed")) | {
         **judged,
         **found,
+        "published": [figure.model_dump() for figure in spec.published],
         "counts": {"cells": sum(len(part.cells) for part in parts), "parts": counts.pop("points"), **counts},
         **student_records(trained),
         "caveats": undecided(spec, judged["gates"]) + student_caveats(found["cells"] + found["interpolation"], trained),

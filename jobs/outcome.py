@@ -143,6 +143,7 @@ def assemble(
         "gates": gates,
         "estimands": estimands,
         "arms": arm_records(spec, made, tables, abilities),
+        "published": [figure.model_dump() for figure in spec.published],
         "judges": {name: settings.judge_name for name, settings in spec.traits.items()},
         "scorers": {name: scorer_quality(spec, name, scored, trait) for name in spec.scorers},
         "counts": _counts(made),
