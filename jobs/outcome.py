@@ -21,8 +21,9 @@ from jobs.curves import is_step, trait_curve
 from jobs.evaluating import Evaluated
 from jobs.finished_run import model_records
 from jobs.grade_table import write_grades
-from jobs.grades import grade_cells, measure_record
+from jobs.grades import grade_cells, graded_rows, measure_record
 from jobs.kinds.experiment import Experiment
+from jobs.lost_contrasts import lost_contrasts, missing_arms
 from jobs.outcome_rows import heldout_rows, left_over, scored_rows, scorer_quality, training_rows
 from jobs.report import keep_rows
 from jobs.tutoring import Base
@@ -52,7 +53,7 @@ def write_outcome(spec: Experiment, root: Path, made: Made, stages: Stages, comm
     from sftfilter.report import write_report
 
     folder = root / spec.name
-    tables = {pair: artifact.table("results").to_pylist() for pair, artifact in made.evaluated.graded.items()}
+    tables = {pair: graded_rows(artifact) for pair, artifact in made.evaluated.graded.items()}
     results = assemble(spec, made, tables, stages, command)
     results["models"] = model_records(made.evaluated.hosted, root)
     results["verdict"]["reasons"] += changed_gates(folder)
@@ -112,6 +113,8 @@ def assemble(
     cells = {role: grade_cells(arm, made.plans, tables, trait, primary) for role, arm in spec.roles.named().items()}
     cells = {role: matrix for role, matrix in cells.items() if matrix.size and not np.isnan(matrix).all()}
     estimands = estimate_all(cells, share_in_s(spec, made.plans))
+    roles = spec.roles.named()
+    missing = missing_arms(roles, made.plans, cells)
     controls = in_cutoff_note(spec, made.plans, tables, trait)
     abilities = {name: _ability_cells(made, tables, name) for name in spec.arms}
     broken = broken_arms(abilities, spec.roles.base, spec.capability)
@@ -121,15 +124,9 @@ def assemble(
         seeds=len(spec.seeds),
         cells=cells,
         facts=Facts(left_over=left_over(spec, made.plans, made.material.rollouts, trait)),
-        arms=spec.roles.named(),
-        problems=[
-            f"role {role}: arm {arm} gave nothing to grade{_why_empty(made.plans, arm)}"
-            for role, arm in spec.roles.named().items()
-            if role not in cells
-        ]
-        + controls
-        + _judge_notes(spec, trait),
-        broken=None if broken is None else {r: broken[a] for r, a in spec.roles.named().items() if a in broken},
+        arms=roles,
+        problems=[f"role {role}: {why}" for role, why in missing.items()] + controls + _judge_notes(spec, trait),
+        broken=None if broken is None else {r: broken[a] for r, a in roles.items() if a in broken},
     )
     verdict, gates = judge(evidence, spec.gates)
     scored = scored_rows(made.material, spec.original_teacher)
@@ -142,6 +139,7 @@ def assemble(
         "notes": notes_on(spec, made.plans),
         "gates": gates,
         "estimands": estimands,
+        "lost": lost_contrasts(roles, missing, cells, estimands),
         "arms": arm_records(spec, made, tables, abilities),
         "published": [figure.model_dump() for figure in spec.published],
         "judges": {name: settings.judge_name for name, settings in spec.traits.items()},
@@ -156,11 +154,6 @@ def assemble(
         "versions": {p: importlib.metadata.version(p) for p in _PACKAGES} | {"cores": os.cpu_count()},
         "stages": stages.artifacts,
     }
-
-
-def _why_empty(plans: Sequence[ArmPlan], arm: str) -> str:
-    reasons = dict.fromkeys(plan.empty for plan in plans if plan.name == arm and plan.empty)
-    return f": it was not trained, since {'; '.join(reasons)}" if reasons else ""
 
 
 def in_cutoff_note(

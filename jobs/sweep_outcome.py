@@ -10,6 +10,7 @@ from jobs.arms import ArmPlan
 from jobs.console import Stages
 from jobs.evaluating import Evaluated
 from jobs.grade_table import write_grades
+from jobs.grades import graded_rows
 from jobs.kinds.sweep import Sweep
 from jobs.records import PACKAGES, base_record, write_json
 from jobs.score_tables import plain_table
@@ -81,7 +82,7 @@ def measure_points(
         graded: dict[tuple[str, str], Rows] = {}
         for pair, artifact in found.graded.items():
             if artifact.key not in read:
-                read[artifact.key] = artifact.table("results").to_pylist()
+                read[artifact.key] = graded_rows(artifact)
             graded[pair] = read[artifact.key]
         points.append(measured(one, trained.failed, graded))
     return points, [point_abilities(point, found) for point, found in zip(points, evaluated, strict=True)]

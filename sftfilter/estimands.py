@@ -182,6 +182,23 @@ def estimate_all(cells: Mapping[str, Cells], share_in_s: float | None) -> dict[s
     return found
 
 
+def lost_estimands(cells: Mapping[str, Cells], why: Mapping[str, str]) -> dict[str, str]:
+    """Estimand -> what keeps it from being estimated, of those whose roles the spec fills all.
+
+    Args:
+        cells: as for `estimate_all`.
+        why: role -> what became of its arm.
+    """
+    found = {}
+    for name in (*ESTIMANDS, "pipeline_gap"):
+        roles, _ = made_of(name) or ((), None)
+        if all(role in why for role in roles):
+            absent = dict.fromkeys(why[role] for role in roles if role not in cells)
+            if absent:
+                found[name] = "; ".join(absent)
+    return found
+
+
 def _record(value: Estimate, original: Cells, meaning: str) -> dict[str, Any]:
     prompts, seeds = original.shape
     kept = {"estimate": value.estimate, "low": value.low, "high": value.high}
