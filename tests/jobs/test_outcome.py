@@ -12,8 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jobs.arms import ArmPlan
+from jobs.grades import measure_record
+from jobs.kinds.experiment import Arm
 from jobs.outcome import changed_gates, freeze_gates
 from jobs.spec import load_experiment
+from sftfilter.traits.negative_emotion import NegativeEmotion
 from tests.made_run import Grade, graded_at, made_run
 
 RATES = {"all-T": 0.8, "drop": 0.7, "swap": 0.1, "random-drop": 0.8, "random-swap": 0.8}
@@ -154,3 +158,22 @@ def test_nothing_graded_at_all(run: Run) -> None:
     results, page = run(lambda arm, seed, draws: [None] * len(draws))
     assert results["verdict"]["label"] == "no verdict" and not [k for k in results["estimands"] if k.startswith("R_")]
     assert "cannot be told: arm all-T gave nothing that could be graded; arm all-C gave nothing" in page
+
+
+class _ReadOnce(dict[tuple[str, str], list[dict[str, Any]]]):
+    """Tables of results that may not be gone through as a whole."""
+
+    def __iter__(self) -> Any:
+        raise AssertionError("all arms' answers are read for one arm, which takes hours with thousands of them")
+
+    items = keys = values = __iter__  # type: ignore[assignment]
+
+
+def test_an_arms_measures_are_read_from_its_own_answers() -> None:
+    plans = [ArmPlan(name, Arm(teacher="T"), seed, {}) for name in ("a", "b") for seed in (0, 1)]
+    tables = _ReadOnce(
+        {(plan.student, "mood"): [{"group": "rejected", "prompt_id": "p", "measures": [("score", 1.0 + place)]}]
+         for place, plan in enumerate(plans)}
+    )  # fmt: skip
+    found = measure_record(NegativeEmotion(kind="negative_emotion"), plans, tables, "b", "mood")
+    assert found["rejected"]["score"]["estimate"] == 3.5
