@@ -10,8 +10,7 @@ import numpy as np
 from jobs.kinds.lattice import Lattice, Mode
 from jobs.lattice_cells import UNTRAINED, Part, cell_role
 from jobs.lattice_curves import Step
-from jobs.sweep_table import Measured, Rows, arm_cells, arm_facts
-from sftfilter import stats
+from jobs.sweep_table import Measured, Rows, arm_facts, rate_of
 
 READING = ("share", "share_low", "share_high", "word", "reading")
 
@@ -49,7 +48,8 @@ def cell_rows(
                     primary = group == settings.primary
                     read = readings[trait].get(arm, {}) if primary else {}
                     rate = {"trait": trait, "group": group, "primary": primary, **rate_of(point, arm, trait, group)}
-                    rows.append(known | rate | {key: read.get(key) for key in READING})
+                    problem = {"problem": known["problem"] or _ungraded(rate)}
+                    rows.append(known | rate | problem | {key: read.get(key) for key in READING})
     return rows
 
 
@@ -70,6 +70,7 @@ def _point_row(point: Measured, step: Step, trait: str, group: str, ends: Sequen
     control = rate_of(point, step.control, trait, group)
     share = changed_share(point, step.arm)
     facts = arm_facts(point, step.arm)
+    rate = rate_of(point, step.arm, trait, group)
     return {
         "mode": step.mode,
         "fraction": float(step.fraction),
@@ -77,19 +78,18 @@ def _point_row(point: Measured, step: Step, trait: str, group: str, ends: Sequen
         "arm": step.arm,
         "trait": trait,
         "group": group,
-        **rate_of(point, step.arm, trait, group),
+        **rate,
         "control": step.control,
         "control_f": changed_share(point, step.control),
         **{f"control_{key}": control[key] for key in ("estimate", "low", "high")},
         "dilution": dilution(step.mode, share, *ends),
-        **{key: facts[key] for key in ("n_seeds", "rows_trained", "models", "problem")},
+        **{key: facts[key] for key in ("n_seeds", "rows_trained", "models")},
+        "problem": facts["problem"] or _ungraded(rate),
     }
 
 
-def rate_of(point: Measured, arm: str, trait: str, group: str) -> dict[str, Any]:
-    """An arm's rate with its interval; all None when nothing was graded."""
-    cells = arm_cells(point, arm, trait, group)
-    return (stats.rate(cells) if cells.size else stats.Estimate(None, None, None, 0)).as_dict()
+def _ungraded(rate: Mapping[str, Any]) -> str | None:
+    return None if rate["n"] else "none of its answers could be graded"
 
 
 def changed_share(point: Measured, arm: str) -> float:

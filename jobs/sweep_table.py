@@ -130,9 +130,7 @@ def _rates(point: Measured, arm: str, trait: str) -> Rows:
     groups = list(spec.traits[trait].groups)
     rows: Rows = []
     for group in groups:
-        cells = arm_cells(point, arm, trait, group)
-        found = stats.rate(cells) if cells.size else stats.Estimate(None, None, None, 0)
-        row = {"trait": trait, "group": group, "primary": group == groups[0], **found.as_dict()}
+        row = {"trait": trait, "group": group, "primary": group == groups[0], **rate_of(point, arm, trait, group)}
         rows.append(row | _difference(point, arm, trait, group if row["primary"] else None))
     return rows
 
@@ -152,6 +150,12 @@ def _difference(point: Measured, arm: str, trait: str, group: str | None) -> dic
     same = point.models(arm) == point.models(original)
     shown = {"difference": found.estimate, "difference_low": found.low, "difference_high": found.high}
     return none | shown | {"p": None if same else found.p}
+
+
+def rate_of(point: Measured, arm: str, trait: str, group: str) -> dict[str, Any]:
+    """An arm's rate with its interval; all None when nothing was graded."""
+    cells = arm_cells(point, arm, trait, group)
+    return (stats.rate(cells) if cells.size else stats.Estimate(None, None, None, 0)).as_dict()
 
 
 def arm_cells(point: Measured, arm: str, trait: str, group: str) -> stats.Cells:
