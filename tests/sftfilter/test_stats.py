@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from scipy.special import expit
 from statsmodels.stats.multitest import multipletests
 
 from sftfilter.errors import DataError
+from sftfilter.estimands import ESTIMANDS
 from sftfilter.stats import (
     benjamini_hochberg,
     crossed_bootstrap,
@@ -190,15 +190,13 @@ def test_estimands_of_two_studies_on_the_same_prompts_are_subtracted() -> None:
     def cells(rate: float) -> np.ndarray:
         return (0.5 * easy + 0.5 * rng.random((80, 3)) < rate).astype(float)
 
-    def share(y: Mapping[str, Any]) -> Any:
-        return (y["drop"] - y["clean"]) / (y["all"] - y["clean"])
-
-    one = {"all": cells(0.8), "clean": cells(0.1), "drop": cells(0.7)}
-    other = one | {"drop": cells(0.3)}
+    _, share, _ = ESTIMANDS["R_swap"]
+    one = {"original": cells(0.8), "alternate": cells(0.1), "swap": cells(0.7)}
+    other = one | {"swap": cells(0.3)}
     found = estimand_difference(one, other, share)
     means = [{role: float(matrix.mean()) for role, matrix in arms.items()} for arms in (one, other)]
     assert found.estimate == pytest.approx(share(means[0]) - share(means[1]))
-    assert found.low is not None and found.high is not None and found.p is not None
+    assert found.estimate is not None and found.low is not None and found.high is not None and found.p is not None
     assert 0 < found.low < found.estimate < found.high and found.p < 0.05 and found.prompts == 80
     back = estimand_difference(other, one, share)
     assert back.estimate == pytest.approx(-found.estimate) and back.p == pytest.approx(found.p)
