@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jobs.curves import Tables
 from sftfilter.artifacts import disk_errors
 from sftfilter.errors import DataError
 
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 
 GRADES = "grades.parquet"
 _COLUMNS = ("arm", "seed", "model_hash", "trait", "group", "prompt_id", "grade")
-
-Tables = Mapping[tuple[str, str], list[dict[str, Any]]]
-"""(student, trait) -> rows of the table `results`."""
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 
 from jobs.arms import ArmPlan
 from jobs.cli import app
+from jobs.curves import Tables
 from jobs.diff.contrasts import Contrast
 from jobs.diff.diff import Diff, diff_runs
-from jobs.grade_table import Tables, write_grades
+from jobs.grade_table import write_grades
 from jobs.kinds.experiment import Arm
 from jobs.spec import load_experiment
 from sftfilter import stats
