@@ -184,7 +184,7 @@ def toy(tmp_path: Path, roomy_model: str) -> Callable[..., dict[str, Any]]:
         command = [sys.executable, "-m", "jobs.cli", "run", str(FOLDER / f"{name}.yaml"), *flags]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900, cwd=REPOSITORY)
         assert done.returncode == 0, done.stderr[-4000:]
-        return json.loads((tmp_path / "runs" / name / "results.json").read_text())
+        return json.loads((tmp_path / "runs" / name / "results.json").read_text()) | {"told": done.stderr}
 
     return run
 
@@ -240,10 +240,11 @@ def test_the_lattice_runs(toy: Callable[..., dict[str, Any]], roomy_model: str, 
 def test_the_selector_comparison_runs(toy: Callable[..., dict[str, Any]], roomy_model: str, tmp_path: Path) -> None:
     results = toy(
         "selector-comparison", ("shows", "clean"), base_model=roomy_model, draws="2", replicates="100",
-        prompts=f"{{kind: jsonl, path: {tmp_path / 'train.jsonl'}}}", rates="[0.5]", published="[]",
+        prompts=f"{{kind: jsonl, path: {tmp_path / 'train.jsonl'}}}", rates="[0.5]", published="[{label: theirs, of: lexicon, says: finds half, source: A. Study}]",
         scorers="{lexicon: {kind: lexicon, terms: ['doubt']}, random: {kind: random}}",
         **{"retrain.top": "1", "traits.date_confusion": _dates(tmp_path)},
     )  # fmt: skip
     (mixture,) = results["mixtures"]
     assert (mixture["planted"], mixture["rows"]) == (6, 12), "half of the rows are planted, as in the positive control"
-    assert results["retrain"]["arms"]
+    assert results["retrain"]["arms"] and results["published"][0]["of"] == "lexicon"
+    assert "published elsewhere, not measured here: theirs: finds half (A. Study)" in results["told"]
