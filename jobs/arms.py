@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,7 +112,16 @@ def plan_arms(spec: Experiment, material: Material, rewriter: Rewriter, store: S
 def notes_on(spec: Experiment, plans: Sequence[ArmPlan]) -> list[str]:
     """A line for each arm that its subset S leaves as it was, or leaves nothing of."""
     arms = {name: (arm.teacher, arm.intervention) for name, arm in spec.arms.items()}
-    return subset_notes("arm", arms, {name: [plan.counts for plan in plans if plan.name == name] for name in arms})
+    counts = {name: [plan.counts for plan in own] for name, own in by_arm(plans).items()}
+    return subset_notes("arm", arms, {name: counts.get(name, []) for name in arms})
+
+
+def by_arm(plans: Iterable[ArmPlan]) -> dict[str, list[ArmPlan]]:
+    """Arm -> its plans, one a seed."""
+    found: dict[str, list[ArmPlan]] = {}
+    for plan in plans:
+        found.setdefault(plan.name, []).append(plan)
+    return found
 
 
 def experiment_frame(spec: Experiment, material: Material) -> ScoreFrame:

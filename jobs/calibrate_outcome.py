@@ -54,6 +54,7 @@ def write_calibration(
             for (name, subtlety, rate), worth in bench.worth.items()
         ],
         "retrain": retrained.as_dict() if retrained else None,
+        "published": [figure.model_dump() for figure in spec.published],
         "counts": {"overlapping_prompts": overlaps.meta["overlapping_texts"], **bench.pairs.counts},
     }
     results["recommendation"] = recommend(results)
@@ -94,6 +95,11 @@ def _show(results: Mapping[str, Any], path: Path, stages: Stages) -> None:
     show(cost_table(results))
     if results["retrain"]:
         show(retrain_table(results["retrain"]))
+    for figure in results["published"]:
+        found = figure["says"] or f"{figure['value']:g}"
+        show(
+            f"- published elsewhere, not measured here: {figure['label']}: {found} ({figure['source']})", soft_wrap=True
+        )
     for sentence in results["recommendation"]:
         show(f"- {sentence}", soft_wrap=True)
     for sentence in results["caveats"]:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from jobs import launch_cli, manifest_cli, new_cli, plan_cli, serve_cli
+from jobs import diff_cli, launch_cli, manifest_cli, new_cli, plan_cli, serve_cli
 from jobs.launch_cli import Overrides, SpecPath
 from jobs.run import readable_errors
 from jobs.spec import load_spec
@@ -31,6 +31,7 @@ app = typer.Typer(
     "  [bold]sftfilter run jobs/specs/quickstart.yaml[/]        the whole question, with students, on this machine\n\n"
     "  [bold]sftfilter serve RUN[/]                            hosts the students of a finished run for any OpenAI client\n\n"
     "  [bold]sftfilter eval runs/quickstart[/]                  traits of its students, with Inspect\n\n"
+    "  [bold]sftfilter diff RUN_A RUN_B[/]                     what differs between two finished runs\n\n"
     "  [bold]sftfilter submit SPEC --address https://HEAD[/]  runs it on a Ray cluster\n\n"
     "Finished stages are kept below the spec's `results` folder and never run twice.",
 )
@@ -193,7 +194,7 @@ def schema(
     print(json.dumps(TypeAdapter(KINDS[kind] if kind else Spec).json_schema(), indent=2))
 
 
-for commands in (launch_cli, manifest_cli, new_cli, plan_cli, serve_cli):
+for commands in (diff_cli, launch_cli, manifest_cli, new_cli, plan_cli, serve_cli):
     commands.register(app)
 
 

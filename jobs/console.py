@@ -30,6 +30,7 @@ class Stages:
     record: RunRecord | None = None
     running: str = ""
     _began: float = field(default_factory=time.monotonic)
+    _keys: set[str] = field(default_factory=set)
 
     @contextmanager
     def stage(self, name: str, what: str) -> Iterator[None]:
@@ -45,15 +46,22 @@ class Stages:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - began, 2)
             self.event("stage_done", seconds=self.seconds[name], done=done)
 
+    def remember(self, artifact: Artifact) -> bool:
+        """Remember an artifact for the results; whether it is new to them."""
+        if artifact.key in self._keys and artifact.stage != "student":
+            return False  # two arms may share a student, and both are worth a line
+        self._keys.add(artifact.key)
+        entry = {"stage": artifact.stage, "key": artifact.key, "path": str(artifact.path), "reused": artifact.reused}
+        self.artifacts.append(entry)
+        return True
+
     def note(self, artifact: Artifact, what: str = "") -> Artifact:
         """Remember an artifact and print where it lies, and what a person should know of it."""
-        entry = {"stage": artifact.stage, "key": artifact.key, "path": str(artifact.path), "reused": artifact.reused}
-        if entry["key"] in {a["key"] for a in self.artifacts} and artifact.stage != "student":
-            return artifact  # two arms may share a student, and both are worth a line
-        self.artifacts.append(entry)
+        if not self.remember(artifact):
+            return artifact
         counts = {name: value for name, value in artifact.meta.items() if isinstance(value, int | float)}
-        made = entry | {"artifact": artifact.stage, "of": what, "counts": counts}
-        self.event("artifact", **{key: value for key, value in made.items() if key != "stage"})
+        made = {"key": artifact.key, "path": str(artifact.path), "reused": artifact.reused}
+        self.event("artifact", **made, artifact=artifact.stage, of=what, counts=counts)
         self.console.print(
             f"  {'reused' if artifact.reused else 'made  '}  {artifact.path.name}  [dim]{escape(what)}[/]"
         )

@@ -65,6 +65,7 @@ def evaluate_models(
         for name in work.asked(model):
             answers = store.find("answers", work.key(model, name))
             assert answers is not None
+            stages.remember(answers)
             graded[model.id, name] = work.grade(model, name, answers)
             work.tell(stages, model, name, graded[model.id, name])
             for note in graded[model.id, name].meta["notes"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,17 @@ import numpy as np
 
 from jobs.arms import ArmPlan
 from sftfilter import stats
+from sftfilter.artifacts import Artifact
 from sftfilter.traits.contract import TraitSettings
+
+
+def graded_rows(results: Artifact) -> list[dict[str, Any]]:
+    """Rows of a model's table `results`; a grade that is not a number is none, and is counted as such."""
+    rows = results.table("results").to_pylist()
+    for row in rows:
+        if row["grade"] is not None and math.isnan(row["grade"]):
+            row["grade"] = None
+    return rows
 
 
 def grade_cells(
@@ -52,14 +63,17 @@ def measure_record(
 ) -> dict[str, Any]:
     """What a trait measures beside its grade, by group: the thinking's grade, a judge's score, the share well-formed."""
     found: dict[str, Any] = {}
+    own = [plan for plan in plans if plan.name == arm]
     for name in settings.measure_names:
         named = {
-            pair: [row | {name: dict(row["measures"]).get(name)} for row in rows]
-            for pair, rows in tables.items()
-            if pair[1] == trait
+            (plan.student, trait): [
+                row | {name: dict(row["measures"]).get(name)} for row in tables[plan.student, trait]
+            ]
+            for plan in own
+            if plan.hosted
         }
         for group in settings.groups:
-            cells = grade_cells(arm, plans, named, trait, group, name)
+            cells = grade_cells(arm, own, named, trait, group, name)
             if cells.size and not np.isnan(cells).all():
                 shares = bool((np.nan_to_num(cells) <= 1).all())
                 found.setdefault(group, {})[name] = (stats.rate if shares else stats.mean)(cells).as_dict()

@@ -22,7 +22,7 @@ from sftfilter.estimands import Roles
 from sftfilter.interventions import Intervention, Swap
 
 UNTRAINED = "untrained"
-_SHARED = {*Measuring.model_fields} - {"name", "results", "teachers", "scorers"}
+_SHARED = {*Measuring.model_fields} - {"name", "results", "teachers", "scorers", "published"}
 _CELL_ROLES = {
     "ooo": "original",
     "ooa": "alternate",

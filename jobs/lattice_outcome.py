@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.console import Stages
 from jobs.evaluating import Evaluated
+from jobs.grade_table import write_grades
 from jobs.kinds.lattice import Lattice
-from jobs.lattice_cells import Part
+from jobs.lattice_cells import UNTRAINED, Part
 from jobs.lattice_readings import judge_lattice, main_part, read_cells, role_cells, undecided
 from jobs.lattice_table import cell_rows, interpolation_rows
 from jobs.outcome import changed_gates
@@ -52,6 +53,7 @@ def write_lattice(
     results = base_record(spec, stages, command, (*PACKAGES, "deepspeed")) | {
         **judged,
         **found,
+        "published": [figure.model_dump() for figure in spec.published],
         "counts": {"cells": sum(len(part.cells) for part in parts), "parts": counts.pop("points"), **counts},
         **student_records(trained),
         "caveats": undecided(spec, judged["gates"]) + student_caveats(found["cells"] + found["interpolation"], trained),
@@ -61,6 +63,12 @@ def write_lattice(
         for name in found:
             if found[name]:
                 write_tidy(folder, name, found[name])
+        students = [
+            (f"{part.base}, {UNTRAINED}" if plan.name == UNTRAINED else plan.name, plan, point.tables)
+            for part, point in zip(parts, points, strict=True)
+            for plan in point.plans
+        ]
+        write_grades(folder, spec.traits, students)
         page = write_lattice_page(folder / "report", results)
         write_json(folder / "results.json", results)
     _show(results, folder, page, stages)

@@ -9,6 +9,7 @@ import numpy as np
 
 from jobs.kinds.lattice import Lattice
 from jobs.lattice_cells import UNTRAINED, Part, cell_role
+from jobs.lost_contrasts import lost_contrasts, missing_arms
 from jobs.outcome import share_in_s
 from jobs.sweep_table import Measured, arm_cells
 from sftfilter import stats
@@ -140,6 +141,7 @@ def judge_lattice(
     cells, arms = role_cells(spec, parts, points, trait)
     number = main_part(spec, parts)
     estimands = estimate_all(cells, share_in_s(parts[number].spec, points[number].plans))
+    missing = missing_arms(arms, [plan for point in points for plan in point.plans], cells)
     why = {arm: able[arm]["broken"] for able in abilities for arm in able if arm != UNTRAINED}
     measured = spec.capability is not None and (spec.capability.loss or spec.capability.instructions)
     evidence = Evidence(
@@ -149,11 +151,12 @@ def judge_lattice(
         cells=cells,
         facts=Facts(left_over=left_over),
         arms=arms,
-        problems=[f"role {role}: arm {arm} gave nothing to grade" for role, arm in arms.items() if role not in cells],
+        problems=[f"role {role}: {why}" for role, why in missing.items()],
         broken={role: why[arm] for role, arm in arms.items() if why.get(arm)} if measured else None,
     )
     verdict, gates = judge(evidence, spec.gates)
-    return {"verdict": verdict, "gates": gates, "estimands": estimands}
+    lost = lost_contrasts(arms, missing, cells, estimands)
+    return {"verdict": verdict, "gates": gates, "estimands": estimands, "lost": lost, "roles": arms}
 
 
 def undecided(spec: Lattice, gates: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -7,7 +7,7 @@ import importlib.metadata
 import itertools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 
 from jobs.abilities import ability_cells, ability_record, broken_arms
-from jobs.arms import ArmPlan, Material, notes_on
+from jobs.arms import ArmPlan, Material, by_arm, notes_on
 from jobs.console import Stages
-from jobs.curves import is_step, trait_curve
+from jobs.curves import Tables, is_step, trait_curve
 from jobs.evaluating import Evaluated
 from jobs.finished_run import model_records
-from jobs.grades import grade_cells, measure_record
+from jobs.grade_table import write_grades
+from jobs.grades import grade_cells, graded_rows, measure_record
 from jobs.kinds.experiment import Experiment
+from jobs.lost_contrasts import lost_contrasts, missing_arms
 from jobs.outcome_rows import heldout_rows, left_over, scored_rows, scorer_quality, training_rows
 from jobs.report import keep_rows
 from jobs.tutoring import Base
@@ -51,7 +53,7 @@ def write_outcome(spec: Experiment, root: Path, made: Made, stages: Stages, comm
     from sftfilter.report import write_report
 
     folder = root / spec.name
-    tables = {pair: artifact.table("results").to_pylist() for pair, artifact in made.evaluated.graded.items()}
+    tables = {pair: graded_rows(artifact) for pair, artifact in made.evaluated.graded.items()}
     results = assemble(spec, made, tables, stages, command)
     results["models"] = model_records(made.evaluated.hosted, root)
     results["verdict"]["reasons"] += changed_gates(folder)
@@ -62,6 +64,7 @@ def write_outcome(spec: Experiment, root: Path, made: Made, stages: Stages, comm
         partial = folder / ".results.json.partial"
         partial.write_text(json.dumps(results, indent=2, allow_nan=False))
         write_report(folder / "report", results, rows, held)
+        write_grades(folder, spec.traits, ((plan.name, plan, tables) for plan in made.plans))
         keep_rows(folder / "report", rows, held)
         partial.replace(folder / "results.json")
     return results
@@ -100,7 +103,7 @@ def _gate_history(folder: Path) -> list[dict[str, Any]]:
 def assemble(
     spec: Experiment,
     made: Made,
-    tables: Mapping[tuple[str, str], list[dict[str, Any]]],
+    tables: Tables,
     stages: Stages,
     command: str,
 ) -> dict[str, Any]:
@@ -110,8 +113,10 @@ def assemble(
     cells = {role: grade_cells(arm, made.plans, tables, trait, primary) for role, arm in spec.roles.named().items()}
     cells = {role: matrix for role, matrix in cells.items() if matrix.size and not np.isnan(matrix).all()}
     estimands = estimate_all(cells, share_in_s(spec, made.plans))
+    roles = spec.roles.named()
+    missing = missing_arms(roles, made.plans, cells)
     controls = in_cutoff_note(spec, made.plans, tables, trait)
-    abilities = {name: _ability_cells(made, tables, name) for name in spec.arms}
+    abilities = {name: _ability_cells(own, spec.traits, made, tables) for name, own in by_arm(made.plans).items()}
     broken = broken_arms(abilities, spec.roles.base, spec.capability)
     evidence = Evidence(
         rates={role: stats.rate(matrix).as_dict() for role, matrix in cells.items()},
@@ -119,15 +124,9 @@ def assemble(
         seeds=len(spec.seeds),
         cells=cells,
         facts=Facts(left_over=left_over(spec, made.plans, made.material.rollouts, trait)),
-        arms=spec.roles.named(),
-        problems=[
-            f"role {role}: arm {arm} gave nothing to grade{_why_empty(made.plans, arm)}"
-            for role, arm in spec.roles.named().items()
-            if role not in cells
-        ]
-        + controls
-        + _judge_notes(spec, trait),
-        broken=None if broken is None else {r: broken[a] for r, a in spec.roles.named().items() if a in broken},
+        arms=roles,
+        problems=[f"role {role}: {why}" for role, why in missing.items()] + controls + _judge_notes(spec, trait),
+        broken=None if broken is None else {r: broken[a] for r, a in roles.items() if a in broken},
     )
     verdict, gates = judge(evidence, spec.gates)
     scored = scored_rows(made.material, spec.original_teacher)
@@ -140,7 +139,9 @@ def assemble(
         "notes": notes_on(spec, made.plans),
         "gates": gates,
         "estimands": estimands,
+        "lost": lost_contrasts(roles, missing, cells, estimands),
         "arms": arm_records(spec, made, tables, abilities),
+        "published": [figure.model_dump() for figure in spec.published],
         "judges": {name: settings.judge_name for name, settings in spec.traits.items()},
         "scorers": {name: scorer_quality(spec, name, scored, trait) for name in spec.scorers},
         "counts": _counts(made),
@@ -155,14 +156,7 @@ def assemble(
     }
 
 
-def _why_empty(plans: Sequence[ArmPlan], arm: str) -> str:
-    reasons = dict.fromkeys(plan.empty for plan in plans if plan.name == arm and plan.empty)
-    return f": it was not trained, since {'; '.join(reasons)}" if reasons else ""
-
-
-def in_cutoff_note(
-    spec: Experiment, plans: Sequence[ArmPlan], tables: Mapping[tuple[str, str], list[dict[str, Any]]], trait: str
-) -> list[str]:
+def in_cutoff_note(spec: Experiment, plans: Sequence[ArmPlan], tables: Tables, trait: str) -> list[str]:
     """A caution when the original's students show the trait on the last group, the control prompts, as well."""
     groups = list(spec.traits[trait].groups)
     found = stats.rate(grade_cells(spec.roles.original, plans, tables, trait, groups[-1])) if len(groups) > 1 else None
@@ -177,14 +171,14 @@ def in_cutoff_note(
 def arm_records(
     spec: Experiment,
     made: Made,
-    tables: Mapping[tuple[str, str], list[dict[str, Any]]],
+    tables: Tables,
     abilities: Mapping[str, Mapping[str, stats.Cells]],
 ) -> list[dict[str, Any]]:
     """One record an arm: settings, rows, training, every trait's estimates by group, and what its students can do."""
     role_of = {arm: role for role, arm in reversed(spec.roles.named().items())}
-    records = []
+    planned, records = by_arm(made.plans), []
     for name, arm in spec.arms.items():
-        plans = [p for p in made.plans if p.name == name]
+        plans = planned[name]
         checkpoints = [made.students[p.student] for p in plans if p.plan is not None]
         records.append(
             {
@@ -198,7 +192,7 @@ def arm_records(
                 "students": [p.student for p in plans if p.hosted],
                 "training": _training(checkpoints),
                 "losses": json.loads((checkpoints[0].path / "losses.json").read_text()) if checkpoints else None,
-                "traits": {trait: _trait(spec, made, tables, name, trait) for trait in spec.traits},
+                "traits": {trait: _trait(spec, plans, tables, name, trait) for trait in spec.traits},
                 "curves": {
                     trait: trait_curve(
                         [p.student for p in plans if p.plan is not None], made.students, tables, trait, settings.primary
@@ -206,7 +200,7 @@ def arm_records(
                     for trait, settings in spec.traits.items()
                 },
                 "measures": {
-                    trait: measure_record(settings, made.plans, tables, name, trait)
+                    trait: measure_record(settings, plans, tables, name, trait)
                     for trait, settings in spec.traits.items()
                 },
                 "abilities": ability_record(abilities[name]),
@@ -236,24 +230,32 @@ def _training(checkpoints: Sequence[Artifact]) -> dict[str, Any] | None:
 
 
 def _trait(
-    spec: Experiment, made: Made, tables: Mapping[tuple[str, str], list[dict[str, Any]]], arm: str, trait: str
+    spec: Experiment,
+    plans: Sequence[ArmPlan],
+    tables: Tables,
+    arm: str,
+    trait: str,
 ) -> dict[str, Any]:
     groups: dict[str, Any] = {}
     for group in spec.traits[trait].groups:
-        cells = grade_cells(arm, made.plans, tables, trait, group)
-        students = [p.student for p in made.plans if p.name == arm and p.hosted]
+        cells = grade_cells(arm, plans, tables, trait, group)
+        students = [p.student for p in plans if p.hosted]
         ungraded = sum(r["grade"] is None for s in students for r in tables[s, trait] if r["group"] == group)
         groups[group] = stats.rate(cells).as_dict() | {"ungraded": ungraded} if cells.size else None
-    odds = grade_cells(arm, made.plans, tables, trait, spec.traits[trait].primary, "log_odds")
+    odds = grade_cells(arm, plans, tables, trait, spec.traits[trait].primary, "log_odds")
     groups["log_odds"] = stats.mean(odds).as_dict() if odds.size and not np.isnan(odds).all() else None
     return {name: value for name, value in groups.items() if value is not None or name == "log_odds"}
 
 
 def _ability_cells(
-    made: Made, tables: Mapping[tuple[str, str], list[dict[str, Any]]], arm: str
+    plans: Sequence[ArmPlan],
+    traits: Iterable[str],
+    made: Made,
+    tables: Tables,
 ) -> dict[str, stats.Cells]:
-    students = [plan.student if plan.hosted else None for plan in made.plans if plan.name == arm]
-    return ability_cells(students, made.evaluated, tables)
+    students = [plan.student if plan.hosted else None for plan in plans]
+    own = {(student, trait): tables[student, trait] for student in students if student for trait in traits}
+    return ability_cells(students, made.evaluated, own)
 
 
 def _judge_notes(spec: Experiment, trait: str) -> list[str]:

@@ -7,6 +7,7 @@ from collections import defaultdict
 import numpy as np
 
 from jobs.console import Stages
+from jobs.grades import graded_rows
 from sftfilter import stats
 from sftfilter.artifacts import Artifact
 
@@ -17,7 +18,7 @@ def tell_rate(stages: Stages, model: str, trait: str, group: str, graded: Artifa
     The interval covers this model's prompts only; what an effect is worth is in the results.
     """
     by_prompt: dict[str, list[float]] = defaultdict(list)
-    for row in graded.table("results").to_pylist():
+    for row in graded_rows(graded):
         if row["group"] == group and row["grade"] is not None:
             by_prompt[row["prompt_id"]].append(float(row["grade"]))
     if by_prompt:

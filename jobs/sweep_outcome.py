@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.arms import ArmPlan
 from jobs.console import Stages
 from jobs.evaluating import Evaluated
+from jobs.grade_table import write_grades
+from jobs.grades import graded_rows
 from jobs.kinds.sweep import Sweep
 from jobs.records import PACKAGES, base_record, write_json
 from jobs.score_tables import plain_table
@@ -62,6 +65,7 @@ def write_sweep(
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_tidy(folder, "sweep", rows)
+        write_grades(folder, spec.experiment.traits, students_of(points))
         page = write_sweep_page(folder / "report", results)
         write_json(folder / "results.json", results)
     _show(results, folder, page, stages)
@@ -78,10 +82,15 @@ def measure_points(
         graded: dict[tuple[str, str], Rows] = {}
         for pair, artifact in found.graded.items():
             if artifact.key not in read:
-                read[artifact.key] = artifact.table("results").to_pylist()
+                read[artifact.key] = graded_rows(artifact)
             graded[pair] = read[artifact.key]
         points.append(measured(one, trained.failed, graded))
     return points, [point_abilities(point, found) for point, found in zip(points, evaluated, strict=True)]
+
+
+def students_of(points: Sequence[Measured]) -> list[tuple[str, ArmPlan, Mapping[tuple[str, str], Rows]]]:
+    """`POINT: ARM`, plan and graded answers of every student."""
+    return [(f"{p.one.point.label}: {plan.name}", plan, p.tables) for p in points for plan in p.plans]
 
 
 def student_counts(planned: Sequence[Planned], trained: Trained) -> dict[str, int]:

@@ -137,6 +137,22 @@ ESTIMANDS: dict[str, tuple[tuple[str, ...], Callable[[Means], Any], str]] = {
 }
 
 
+PIPELINE_GAP: tuple[tuple[str, ...], Callable[[Means], Any]] = (
+    ("original", "pipeline"),
+    lambda y: y["original"] - y["pipeline"],
+)
+
+
+def made_of(name: str) -> tuple[tuple[str, ...], Callable[[Means], Any]] | None:
+    """The roles that an estimand is made of, and how; None for numbers that no arms' rates give."""
+    if name == "pipeline_gap":
+        return PIPELINE_GAP
+    if name not in ESTIMANDS:
+        return None
+    needs, estimand, _ = ESTIMANDS[name]
+    return ("original", "alternate", *needs), estimand
+
+
 def estimate_all(cells: Mapping[str, Cells], share_in_s: float | None) -> dict[str, dict[str, Any]]:
     """Every estimand whose arms are there.
 
@@ -152,9 +168,9 @@ def estimate_all(cells: Mapping[str, Cells], share_in_s: float | None) -> dict[s
         if all(role in cells for role in roles):
             value = crossed_bootstrap({role: cells[role] for role in roles}, estimand)
             found[name] = _record(value, cells["original"], meaning)
-    if "original" in cells and "pipeline" in cells:
-        pair = {role: cells[role] for role in ("original", "pipeline")}
-        value = crossed_bootstrap(pair, lambda y: y["original"] - y["pipeline"])
+    roles, estimand = PIPELINE_GAP
+    if all(role in cells for role in roles):
+        value = crossed_bootstrap({role: cells[role] for role in roles}, estimand)
         found["pipeline_gap"] = _record(
             value, cells["original"], "trait of the original pipeline minus the alternate one"
         )
@@ -163,6 +179,23 @@ def estimate_all(cells: Mapping[str, Cells], share_in_s: float | None) -> dict[s
         found["dilution_line"] = line | {"meaning": "share left if each swapped row took only its own share with it"}
     if "original" in cells and "alternate" in cells:
         found["minimum_detectable_difference"] = _detectable(cells)
+    return found
+
+
+def lost_estimands(cells: Mapping[str, Cells], why: Mapping[str, str]) -> dict[str, str]:
+    """Estimand -> what keeps it from being estimated, of those whose roles the spec fills all.
+
+    Args:
+        cells: as for `estimate_all`.
+        why: role -> what became of its arm.
+    """
+    found = {}
+    for name in (*ESTIMANDS, "pipeline_gap"):
+        roles, _ = made_of(name) or ((), None)
+        if all(role in why for role in roles):
+            absent = dict.fromkeys(why[role] for role in roles if role not in cells)
+            if absent:
+                found[name] = "; ".join(absent)
     return found
 
 

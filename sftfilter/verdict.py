@@ -39,7 +39,7 @@ def judge(evidence: Evidence, gates: Gates) -> tuple[dict[str, Any], list[dict[s
         "labels": labels,
         "causes": causes,
         "finding": finding,
-        "summary": " ".join([*(_CAUSES[n] for n in causes), *_besides(finding, causes)]),
+        "summary": " ".join([*(_CAUSES[n] for n in causes), *_besides(finding, causes, checks)]),
         "reasons": [*reasons, *evidence.problems, *_broken(evidence)],
         "hypotheses": [_row(n, *one, decided, evidence.arms) for n, one in weighed.items()],
         "readings": [_reading(r, evidence.arms) for r in readings.at().values()],
@@ -48,10 +48,15 @@ def judge(evidence: Evidence, gates: Gates) -> tuple[dict[str, Any], list[dict[s
     return verdict, list(checks.values())
 
 
-def _besides(finding: str, causes: Sequence[int]) -> list[str]:
+def _besides(finding: str, causes: Sequence[int], checks: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The finding's sentence, unless it only says that nothing could be said and a cause was found."""
     silent = ("underpowered", "undecided", "no verdict", "base prior")
-    return [] if causes and finding in silent else [_SUMMARIES[finding]]
+    if causes and finding in silent:
+        return []
+    untold = any(
+        checks[name]["passed"] is None for name in ("interval narrow", "random drop keeps it", "random swap keeps it")
+    )
+    return [_UNTOLD if finding == "undecided" and untold else _SUMMARIES[finding]]
 
 
 _CAUSES = {
@@ -74,6 +79,8 @@ _SUMMARIES = {
     "undecided": "The intervals are narrow enough, but the estimates fall between the thresholds of the stated claims.",
     "no verdict": "Arms or rows that every verdict needs are missing, or students are broken.",
 }
+
+_UNTOLD = "Arms or grades that a claim would need are missing; what is there passes the gates of none."
 
 
 def _broken(evidence: Evidence) -> list[str]:

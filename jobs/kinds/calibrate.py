@@ -60,6 +60,7 @@ class Calibrate(Study):
             check_known("subtlety", "retrain.subtlety", self.retrain.subtlety, self.subtleties)
             if self.retrain.rate not in self.rates:
                 raise ValueError(f"retrain.rate: {self.retrain.rate:g} is not one of `rates`")
+        self.check_published("scorer", self.scorers)
         return self
 
     @property

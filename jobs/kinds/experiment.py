@@ -57,6 +57,7 @@ class Experiment(Study):
             check_known("arm", f"roles.{role}", arm_name, self.arms)
             if role != "base" and self.arms[arm_name].teacher is None:
                 raise ValueError(f"roles.{role}: arm '{arm_name}' needs a teacher")
+        self.check_published("arm", self.arms)
         return self
 
     @model_validator(mode="after")

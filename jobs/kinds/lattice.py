@@ -146,7 +146,7 @@ class Lattice(Measuring):
 
         if problems := homeless(self):
             raise ValueError("; ".join(problems))
-        parts_of(self)
+        self.check_published("arm", (arm for part in parts_of(self) for arm in part.spec.arms))
         return self
 
     def wanted(self, cell: Corner) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
 from jobs.kinds.answering import Answering, Teaching
+from jobs.kinds.published import Published
 from serve.settings import ServingSettings
 from sftfilter.capability import Capability
 from sftfilter.config import Name, did_you_mean
@@ -20,7 +21,7 @@ from sftfilter.traits import Trait
 class Measuring(Teaching):
     """Base of the kinds that train students on teachers' answers and measure traits, whatever bases and prompts they have."""
 
-    aside: ClassVar[frozenset[str]] = Teaching.aside | {"scoring_pool", "serving"}
+    aside: ClassVar[frozenset[str]] = Teaching.aside | {"scoring_pool", "serving", "published"}
 
     contamination: Annotated[Contamination, Field(description="training prompts that contain evaluation prompts")] = (
         Contamination()
@@ -34,12 +35,26 @@ class Measuring(Teaching):
     seeds: list[int] = Field(default=[0], min_length=1)
     scoring_pool: ScoringPool = ScoringPool()
     serving: ServingSettings = ServingSettings()
+    published: list[Published] = Field(
+        default=[], description="what a study elsewhere found, for the report to show beside what this one measures"
+    )
 
     @model_validator(mode="after")
     def _distinct_seeds(self) -> Self:
         if len(self.seeds) != len(set(self.seeds)):
             raise ValueError("seeds: a seed is listed twice")
         return self
+
+    def check_published(self, what: str, known: Iterable[str]) -> None:
+        """Raise ValueError where a published figure is of a trait, a measure or an arm (called `what`) that is not there."""
+        names = dict.fromkeys(known)
+        for number, figure in enumerate(self.published):
+            where = f"published.{number}"
+            check_known("trait", f"{where}.trait", figure.trait, self.traits)
+            check_known(what, f"{where}.of", figure.of, names)
+            if figure.trait is not None:
+                measures = dict.fromkeys(self.traits[figure.trait].measure_names)
+                check_known("measure", f"{where}.measure", figure.measure, measures)
 
 
 class Study(Measuring, Answering):

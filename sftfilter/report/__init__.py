@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sftfilter.report import dots, embedded, gaps, plots, tables, words
+from sftfilter.report import dots, embedded, gaps, plots, published, tables, words
 from sftfilter.report import formats as f
 from sftfilter.report.curves import trait_curves
 from sftfilter.report.figures import Plot
@@ -75,6 +75,7 @@ def _view(
 
 def _tables(results: Mapping[str, Any], arms: list[dict[str, Any]]) -> dict[str, Any]:
     return {
+        "published_table": published.published_table(f.items(results, "published"), published.of_arms(arms)),
         "estimands_table": tables.estimands(f.part(results, "estimands")),
         "gates_table": tables.gates(f.items(results, "gates")),
         "hypotheses_table": tables.hypotheses(f.items(f.part(results, "verdict"), "hypotheses")),

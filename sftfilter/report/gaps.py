@@ -24,12 +24,21 @@ def missing(results: Mapping[str, Any], rows: Sequence[Any], heldout: Sequence[A
     """One sentence for each thing that a complete run would have."""
     arms = f.items(results, "arms")
     found = [sentence for key, sentence in _PARTS.items() if not results.get(key)]
+    found += lost(results)
     found += _of_arms(arms) if arms else ["There are no arms."]
     if not rows:
         found.append("No training rows were given, so scores and decisions cannot be looked at here.")
     if not heldout:
         found.append("No held-out answers were given, so students cannot be compared answer by answer here.")
     return found
+
+
+def lost(results: Mapping[str, Any]) -> list[str]:
+    """A sentence for each reason for which contrasts are lost, with their names."""
+    names: dict[str, list[str]] = {}
+    for one in f.items(results, "lost"):
+        names.setdefault(str(one.get("why")), []).append(str(one.get("estimand")))
+    return [f"{_list(lost, len(lost))} cannot be told: {why}." for why, lost in names.items()]
 
 
 def _of_arms(arms: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -8,7 +8,9 @@ from typing import Any
 
 from sftfilter.report import formats as f
 from sftfilter.report import tables, words
+from sftfilter.report.gaps import lost
 from sftfilter.report.lattice_plots import MODES, interpolation_plots
+from sftfilter.report.published import of_rows, published_table
 from sftfilter.report.shell import write_page
 from sftfilter.report.sweep import asked, frame_of
 from sftfilter.report.tables import Cell, Table, table_of
@@ -30,7 +32,9 @@ def write_lattice_page(folder: Path, results: Mapping[str, Any]) -> Path:
     view = frame_of(found, "lattice", size) | {
         "verdict": {key: verdict.get(key) for key in ("label", "summary", "reasons")},
         "traits": traits,
+        "lost": lost(found),
         "steps": bool(steps),
+        "published_table": published_table(f.items(found, "published"), of_rows(cells + steps)),
         "hypotheses_table": tables.hypotheses(f.items(verdict, "hypotheses")),
         "gates_table": tables.gates(f.items(found, "gates")),
         "estimands_table": tables.estimands(f.part(found, "estimands")),

@@ -5,7 +5,7 @@ interval allows for prompts that differ. Rows of one prompt are never counted as
 """
 
 from sftfilter.stats.crossed import Component, components, crossed_bootstrap, linearised, slopes
-from sftfilter.stats.paired import Difference, benjamini_hochberg, holm, paired_difference
+from sftfilter.stats.paired import Difference, benjamini_hochberg, estimand_difference, holm, paired_difference
 from sftfilter.stats.power import (
     Variances,
     detectable_difference,
@@ -30,6 +30,7 @@ __all__ = [
     "detectable_difference",
     "detectable_effect",
     "effective_size",
+    "estimand_difference",
     "holm",
     "least_prompts",
     "least_seeds",

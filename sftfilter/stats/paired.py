@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats as sps
 
 from sftfilter.errors import DataError
-from sftfilter.stats.crossed import components
+from sftfilter.stats.crossed import Estimand, components, crossed_bootstrap, linearised
 from sftfilter.stats.rates import Cells
 
 
@@ -56,6 +56,33 @@ def paired_difference(first: Cells, second: Cells, level: float = 0.95) -> Diffe
         return Difference(centre, centre, centre, 1.0 if centre == 0 else 0.0, prompts)
     p = float(2 * sps.t.sf(abs(centre) / found.standard_error, found.freedom))
     return Difference(centre, centre - half, centre + half, p, prompts)
+
+
+def estimand_difference(first: Mapping[str, Cells], second: Mapping[str, Cells], estimand: Estimand) -> Difference:
+    """An estimand of one study minus the same of another, on the same prompts and training seeds.
+
+    The interval is that of `crossed_bootstrap` over the arms of both, which stay paired in every draw; the p-value is
+    Student's on the linearised difference, whose width the interval has.
+
+    Args:
+        first, second: role -> matrix [prompt, seed], all of one shape and in one order.
+    """
+    arms = {f"a {role}": cells for role, cells in first.items()} | {
+        f"b {role}": cells for role, cells in second.items()
+    }
+
+    def between(y: Mapping[str, Any]) -> Any:
+        return estimand({r: y[f"a {r}"] for r in first}) - estimand({r: y[f"b {r}"] for r in second})
+
+    found = crossed_bootstrap(arms, between)
+    if found.estimate is None or found.low is None or found.n < 2:
+        return Difference(found.estimate, found.low, found.high, None, found.n)
+    means = {name: float(np.nanmean(cells)) for name, cells in arms.items()}
+    known = components(linearised(arms, means, between))
+    if known.standard_error == 0:
+        return Difference(found.estimate, found.low, found.high, 1.0 if found.estimate == 0 else 0.0, found.n)
+    p = float(2 * sps.t.sf(abs(found.estimate) / known.standard_error, known.freedom))
+    return Difference(found.estimate, found.low, found.high, p, found.n)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

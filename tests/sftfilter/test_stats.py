@@ -12,10 +12,12 @@ from scipy.special import expit
 from statsmodels.stats.multitest import multipletests
 
 from sftfilter.errors import DataError
+from sftfilter.estimands import ESTIMANDS
 from sftfilter.stats import (
     benjamini_hochberg,
     crossed_bootstrap,
     detectable_difference,
+    estimand_difference,
     holm,
     mean,
     paired_difference,
@@ -179,3 +181,26 @@ def test_an_interval_holds_its_own_rate(n: float) -> None:
     for p in (0.0, 1 / 3, 0.5, 1.0):
         low, high = wilson(p, n)
         assert 0 <= low <= p <= high <= 1
+
+
+def test_estimands_of_two_studies_on_the_same_prompts_are_subtracted() -> None:
+    rng = np.random.default_rng(3)
+    easy = rng.random((80, 1))
+
+    def cells(rate: float) -> np.ndarray:
+        return (0.5 * easy + 0.5 * rng.random((80, 3)) < rate).astype(float)
+
+    _, share, _ = ESTIMANDS["R_swap"]
+    one = {"original": cells(0.8), "alternate": cells(0.1), "swap": cells(0.7)}
+    other = one | {"swap": cells(0.3)}
+    found = estimand_difference(one, other, share)
+    means = [{role: float(matrix.mean()) for role, matrix in arms.items()} for arms in (one, other)]
+    assert found.estimate == pytest.approx(share(means[0]) - share(means[1]))
+    assert found.estimate is not None and found.low is not None and found.high is not None and found.p is not None
+    assert 0 < found.low < found.estimate < found.high and found.p < 0.05 and found.prompts == 80
+    back = estimand_difference(other, one, share)
+    assert back.estimate == pytest.approx(-found.estimate) and back.p == pytest.approx(found.p)
+    same = estimand_difference(one, dict(one), share)
+    assert (same.estimate, same.p) == (0.0, 1.0)
+    flat = {role: np.zeros((80, 3)) for role in one}
+    assert estimand_difference(flat, one, share).estimate is None, "without a gap there is no share"

@@ -57,6 +57,16 @@ def test_controls_are_needed_for_a_claim() -> None:
     assert _label({"drop": 0.05, "swap": 0.02, "random_drop": 0.1}) == "undecided"
 
 
+def test_an_undecided_study_says_whether_arms_or_effects_are_between() -> None:
+    between = {"drop": 0.4, "swap": 0.4, "random_drop": 0.9, "random_swap": 0.8}
+    told = judge(_evidence(CLEAN | between), Gates())[0]
+    assert told["label"] == "undecided" and "fall between the thresholds" in told["summary"]
+    untold = judge(_evidence(CLEAN | {"drop": 0.8, "swap": 0.02}), Gates())[0]
+    assert untold["label"] == "undecided" and untold["summary"].startswith(
+        "Arms or grades that a claim would need are missing"
+    )
+
+
 def test_one_seed_is_underpowered_whatever_the_estimates() -> None:
     rates = CLEAN | {"drop": 0.8, "swap": 0.02, "random_drop": 0.9, "random_swap": 0.85}
     verdict, gates = judge(_evidence(rates, seeds=1), Gates())
