@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.constants import HF_HUB_CACHE
+
 from cluster.local import local_ray
 from jobs.run import worker_env
 from serve.host import host
@@ -117,6 +119,9 @@ def _students_row(one: float, many: float) -> Row:
 def _peers(base: str, ours: float) -> Iterator[Row]:
     texts, log = prompts(CLIENTS), Path(tempfile.mkdtemp()) / "server.log"
     transformers = Path(sys.executable).with_name("transformers")
+    Path(HF_HUB_CACHE).mkdir(
+        parents=True, exist_ok=True
+    )  # the peer lists what is in it, and fails where it is not there
     for name, flags in (("", []), (", continuous batching", ["--continuous-batching"])):
         port = free_port()
         command = [str(transformers), "serve", base, "--port", str(port), "--host", "127.0.0.1", "--device", "cpu"]
