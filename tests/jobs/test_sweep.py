@@ -182,7 +182,6 @@ def _students(folder: Path) -> dict[str, int]:
 
 
 @pytest.mark.ray
-@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_sweep_that_grows_trains_only_what_is_new(
     local_ray: None, sweep_spec: Callable[..., Sweep], tmp_path: Path

@@ -218,7 +218,7 @@ def test_schemathesis_finds_no_server_error(students: Endpoint, tmp_path: Path) 
         root(students),
     ]
     command += ["--header", f"Authorization: Bearer {API_KEY}", "--checks", "not_a_server_error", "--phases"]
-    command += ["coverage,fuzzing", "--max-examples", "6", "--request-timeout", "60", "--no-color"]
+    command += ["coverage,fuzzing", "--max-examples", "15", "--request-timeout", "60", "--no-color"]
     env = os.environ | {"SCHEMATHESIS_HOOKS": "reach", "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path, env=env)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
