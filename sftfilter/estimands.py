@@ -136,21 +136,15 @@ ESTIMANDS: dict[str, tuple[tuple[str, ...], Callable[[Means], Any], str]] = {
     ),
 }
 
-
-PIPELINE_GAP: tuple[tuple[str, ...], Callable[[Means], Any]] = (
-    ("original", "pipeline"),
-    lambda y: y["original"] - y["pipeline"],
-)
-
-
-def made_of(name: str) -> tuple[tuple[str, ...], Callable[[Means], Any]] | None:
-    """The roles that an estimand is made of, and how; None for numbers that no arms' rates give."""
-    if name == "pipeline_gap":
-        return PIPELINE_GAP
-    if name not in ESTIMANDS:
-        return None
-    needs, estimand, _ = ESTIMANDS[name]
-    return ("original", "alternate", *needs), estimand
+MADE_OF: dict[str, tuple[tuple[str, ...], Callable[[Means], Any], str]] = {
+    **{name: (("original", "alternate", *needs), made, meaning) for name, (needs, made, meaning) in ESTIMANDS.items()},
+    "pipeline_gap": (
+        ("original", "pipeline"),
+        lambda y: y["original"] - y["pipeline"],
+        "trait of the original pipeline minus the alternate one",
+    ),
+}
+"""Every number that arms' rates give: all of its roles, how it is made of their means, and what it says."""
 
 
 def estimate_all(cells: Mapping[str, Cells], share_in_s: float | None) -> dict[str, dict[str, Any]]:
@@ -163,17 +157,10 @@ def estimate_all(cells: Mapping[str, Cells], share_in_s: float | None) -> dict[s
     from sftfilter.stats import crossed_bootstrap
 
     found: dict[str, dict[str, Any]] = {}
-    for name, (needs, estimand, meaning) in ESTIMANDS.items():
-        roles = ("original", "alternate", *needs)
+    for name, (roles, estimand, meaning) in MADE_OF.items():
         if all(role in cells for role in roles):
             value = crossed_bootstrap({role: cells[role] for role in roles}, estimand)
             found[name] = _record(value, cells["original"], meaning)
-    roles, estimand = PIPELINE_GAP
-    if all(role in cells for role in roles):
-        value = crossed_bootstrap({role: cells[role] for role in roles}, estimand)
-        found["pipeline_gap"] = _record(
-            value, cells["original"], "trait of the original pipeline minus the alternate one"
-        )
     if share_in_s is not None:
         line = {"estimate": 1 - share_in_s, "low": None, "high": None, "n_prompts": 0, "n_seeds": 0}
         found["dilution_line"] = line | {"meaning": "share left if each swapped row took only its own share with it"}
@@ -190,12 +177,10 @@ def lost_estimands(cells: Mapping[str, Cells], why: Mapping[str, str]) -> dict[s
         why: role -> what became of its arm.
     """
     found = {}
-    for name in (*ESTIMANDS, "pipeline_gap"):
-        roles, _ = made_of(name) or ((), None)
-        if all(role in why for role in roles):
-            absent = dict.fromkeys(why[role] for role in roles if role not in cells)
-            if absent:
-                found[name] = "; ".join(absent)
+    for name, (roles, _, _) in MADE_OF.items():
+        absent = dict.fromkeys(why[role] for role in roles if role in why and role not in cells)
+        if absent and all(role in why for role in roles):
+            found[name] = "; ".join(absent)
     return found
 
 

@@ -107,12 +107,17 @@ def tiny_spec(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A random two-layer model with the real tokenizer."""
+    return random_model(tmp_path_factory.mktemp("tiny"))
+
+
+def random_model(folder: Path, **changes: Any) -> str:
+    """Write a two-layer model of random weights, with the real tokenizer, into a folder; answers the folder."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from sftfilter.models import ensure_builtin, load_tokenizer
 
-    folder, tokenizer = tmp_path_factory.mktemp("tiny"), load_tokenizer(str(ensure_builtin()))
+    tokenizer = load_tokenizer(str(ensure_builtin()))
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -121,6 +126,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
         num_hidden_layers=2,
         num_attention_heads=4,
         tie_word_embeddings=True,
+        **changes,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -30,6 +30,24 @@ from sftfilter.schema import PROMPTS, ROLLOUTS, TRAIT_RESULTS, Message, prompt_i
 Grade = Callable[[str, int | None, np.ndarray], Sequence[float | None]]
 """From an arm, a seed (None of the untrained base) and a draw for each prompt to the prompts' grades."""
 
+ARMS: dict[str, Any] = {
+    "base": {},
+    "all-T": {"teacher": "T"},
+    "all-C": {"teacher": "C"},
+    "drop": {"teacher": "T", "intervention": {"kind": "drop_prompt", "subset": "S"}},
+    "drop-C": {"teacher": "C", "intervention": {"kind": "drop_prompt", "subset": "S"}},
+    "swap": {"teacher": "T", "intervention": {"kind": "swap", "subset": "S", "to": "C"}},
+}
+"""What R_drop and R_swap are made of."""
+ROLES = {
+    "original": "all-T",
+    "alternate": "all-C",
+    "base": "base",
+    "drop": "drop",
+    "drop_alternate": "drop-C",
+    "swap": "swap",
+}
+
 _CHAT = cast(Any, SimpleNamespace(hash="chat"))  # nothing is spoken here; its hash is all that results name
 
 
@@ -51,7 +69,6 @@ def made_run(
     heldout: str = "asked",
     prompts: int = 40,
     lost: Mapping[str, str] | None = None,
-    given: Sequence[ArmPlan] | None = None,
 ) -> dict[str, Any]:
     """Write a run below `root/<name>` as the job would; answers its results.
 
@@ -59,14 +76,12 @@ def made_run(
         heldout: what the held-out prompts say; other words are other prompts.
         prompts: held-out ones in each group.
         lost: student -> why it could not be trained.
-        given: plans, instead of those that the spec's arms give.
     """
     store, stages = Store(root / "artifacts"), Stages(Console(file=io.StringIO()))
     freeze_gates(root / spec.name, spec.gates.model_dump(mode="json"))
     material = made_material(spec, store, stages)
     rewriter = Rewriter(spec, cast(Base, None), {}, store, stages)
-    plans = list(given) if given else plan_arms(spec, material, rewriter, store, stages)
-    why = lost or {}
+    plans, why = plan_arms(spec, material, rewriter, store, stages), lost or {}
     plans = [replace(p, plan=None, empty=why[p.student]) if p.student in why else p for p in plans]
     asked = {
         name: _asked(store, f"{name} {heldout}", list(t.groups.items()), prompts) for name, t in spec.traits.items()

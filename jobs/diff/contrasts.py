@@ -12,7 +12,7 @@ from jobs.diff.read import Key, Run
 from jobs.diff.specs import spec_differences
 from jobs.grade_table import Graded
 from sftfilter import stats
-from sftfilter.estimands import made_of
+from sftfilter.estimands import MADE_OF
 
 _NOT_CONTRASTED = ("minimum_detectable_difference",)
 """What says how much could have been found, not what was."""
@@ -177,14 +177,15 @@ def _estimand(
     first: Run, second: Run, name: str, values: tuple[Value, Value], notes: Mapping[str, Sequence[str]]
 ) -> Contrast:
     traits = [next(iter(run.traits), None) for run in (first, second)]
-    made, parts, trait = Contrast("estimand", name, traits[0], None, *values), made_of(name), traits[0]
-    if parts is None:
+    made, trait = Contrast("estimand", name, traits[0], None, *values), traits[0]
+    if name not in MADE_OF:
         return replace(made, why="follows from the rows, not from grades")
+    roles, estimand, _ = MADE_OF[name]
     if trait is None or trait != traits[1]:
         return replace(made, why=f"of other traits: {trait} against {traits[1]}")
     group = next(iter(first.record["spec"]["traits"][trait]["groups"]))
     pairs: dict[str, tuple[Graded, Graded]] = {}
-    for role in parts[0]:
+    for role in roles:
         arms = [run.roles.get(role) for run in (first, second)]
         if arms[0] is None or arms[1] is None:
             return replace(made, why=f"role {role} is not recorded")
@@ -197,7 +198,7 @@ def _estimand(
     if all(_same_students(*pair) for pair in pairs.values()):
         return replace(made, why=_SAME)
     x, y = ({role: pair[side].cells for role, pair in pairs.items()} for side in (0, 1))
-    return replace(made, difference=stats.estimand_difference(x, y, parts[1]), notes=notes.get(trait, ()))
+    return replace(made, difference=stats.estimand_difference(x, y, estimand), notes=notes.get(trait, ()))
 
 
 def _adjusted(contrasts: Sequence[Contrast]) -> list[Contrast]:

@@ -31,4 +31,8 @@ class Published(Settings):
             raise ValueError(f"{self.label}: give the published `value`, or what the study `says`")
         if self.value is not None and self.trait is None:
             raise ValueError(f"{self.label}: a value is of a trait; name it")
+        if self.value is not None and self.measure is None and not 0 <= self.value <= 1:
+            raise ValueError(
+                f"{self.label}: {self.value:g} is no share of answers: write 0.33 for 33 %, or name the `measure` that it is of"
+            )
         return self

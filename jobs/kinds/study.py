@@ -36,7 +36,8 @@ class Measuring(Teaching):
     scoring_pool: ScoringPool = ScoringPool()
     serving: ServingSettings = ServingSettings()
     published: list[Published] = Field(
-        default=[], description="what a study elsewhere found, for the report to show beside what this one measures"
+        default=[],
+        description="what a study elsewhere found, for results and report to show beside what is measured here (a sweep does not)",
     )
 
     @model_validator(mode="after")

@@ -119,9 +119,8 @@ def _students_row(one: float, many: float) -> Row:
 def _peers(base: str, ours: float) -> Iterator[Row]:
     texts, log = prompts(CLIENTS), Path(tempfile.mkdtemp()) / "server.log"
     transformers = Path(sys.executable).with_name("transformers")
-    Path(HF_HUB_CACHE).mkdir(
-        parents=True, exist_ok=True
-    )  # the peer lists what is in it, and fails where it is not there
+    # The peer lists what is in this folder, and fails where there is none.
+    Path(HF_HUB_CACHE).mkdir(parents=True, exist_ok=True)
     for name, flags in (("", []), (", continuous batching", ["--continuous-batching"])):
         port = free_port()
         command = [str(transformers), "serve", base, "--port", str(port), "--host", "127.0.0.1", "--device", "cpu"]

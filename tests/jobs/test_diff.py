@@ -22,25 +22,9 @@ from jobs.kinds.experiment import Arm
 from jobs.spec import load_experiment
 from sftfilter import stats
 from sftfilter.errors import DataError
-from tests.made_run import graded_at, made_run
+from tests.made_run import ARMS, ROLES, graded_at, made_run
 
 RATES = {"all-T": 0.8, "all-C": 0.0, "drop": 0.6, "drop-C": 0.0, "swap": 0.1}
-ARMS: dict[str, Any] = {
-    "base": {},
-    "all-T": {"teacher": "T"},
-    "all-C": {"teacher": "C"},
-    "drop": {"teacher": "T", "intervention": {"kind": "drop_prompt", "subset": "S"}},
-    "drop-C": {"teacher": "C", "intervention": {"kind": "drop_prompt", "subset": "S"}},
-    "swap": {"teacher": "T", "intervention": {"kind": "swap", "subset": "S", "to": "C"}},
-}
-ROLES = {
-    "original": "all-T",
-    "alternate": "all-C",
-    "base": "base",
-    "drop": "drop",
-    "drop_alternate": "drop-C",
-    "swap": "swap",
-}
 Run = Callable[..., Path]
 
 

@@ -18,23 +18,15 @@ from jobs.kinds.experiment import Arm
 from jobs.outcome import changed_gates, freeze_gates
 from jobs.spec import load_experiment
 from sftfilter.traits.negative_emotion import NegativeEmotion
+from tests import made_run as made
 from tests.made_run import Grade, graded_at, made_run
 
 RATES = {"all-T": 0.8, "drop": 0.7, "swap": 0.1, "random-drop": 0.8, "random-swap": 0.8}
-ARMS: dict[str, Any] = {
-    "base": {},
-    "all-T": {"teacher": "T"},
-    "all-C": {"teacher": "C"},
-    "drop": {"teacher": "T", "intervention": {"kind": "drop_prompt", "subset": "S"}},
-    "drop-C": {"teacher": "C", "intervention": {"kind": "drop_prompt", "subset": "S"}},
-    "swap": {"teacher": "T", "intervention": {"kind": "swap", "subset": "S", "to": "C"}},
+ARMS: dict[str, Any] = made.ARMS | {
     "random-drop": {"teacher": "T", "intervention": {"kind": "drop_prompt", "subset": "random"}},
     "random-swap": {"teacher": "T", "intervention": {"kind": "swap", "subset": "random", "to": "C"}},
 }
-ROLES = {
-    "original": "all-T", "alternate": "all-C", "base": "base", "drop": "drop", "drop_alternate": "drop-C", "swap": "swap",
-    "random_drop": "random-drop", "random_swap": "random-swap",
-}  # fmt: skip
+ROLES = made.ROLES | {"random_drop": "random-drop", "random_swap": "random-swap"}
 Run = Callable[..., tuple[dict[str, Any], str]]
 
 

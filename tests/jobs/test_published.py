@@ -15,7 +15,7 @@ from jobs.plan.plan import Stated, plan_spec
 from jobs.spec import load_experiment, load_spec
 from sftfilter.errors import SpecError
 from sftfilter.report.lattice import write_lattice_page
-from tests.conftest import REPOSITORY, read_lines, write_lines
+from tests.conftest import REPOSITORY, random_model, read_lines, write_lines
 from tests.made_run import graded_at, made_run
 
 FOLDER = REPOSITORY / "jobs" / "specs" / "published"
@@ -62,6 +62,10 @@ def test_figures_are_those_that_are_known() -> None:
     [
         ({"label": "x", "source": "s"}, "x: give the published `value`, or what the study `says`"),
         ({"label": "x", "source": "s", "value": 1}, "x: a value is of a trait; name it"),
+        (
+            {"label": "x", "source": "s", "value": 33, "trait": "date_confusion"},
+            "x: 33 is no share of answers: write 0.33 for 33 %",
+        ),
         (
             {"label": "x", "source": "s", "says": "y", "of": "al-T"},
             "published.0.of: no arm 'al-T', did you mean 'all-T'",
@@ -133,25 +137,7 @@ def test_a_lattice_shows_them_beside_its_cells(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def roomy_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A random model of two layers whose context holds a whole blackmail scenario."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from sftfilter.models import ensure_builtin, load_tokenizer
-
-    folder, tokenizer = tmp_path_factory.mktemp("roomy"), load_tokenizer(str(ensure_builtin()))
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=8192,
-        tie_word_embeddings=True,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+    return random_model(tmp_path_factory.mktemp("roomy"), max_position_embeddings=8192)
 
 
 @pytest.fixture
