@@ -28,6 +28,7 @@ from sftfilter.arithmetic import fast_dtype
 from sftfilter.chat_format import ChatFormat
 from sftfilter.models import ensure_builtin, load_model, load_tokenizer
 from tests.benchmarks.row import Row, faster, missing, smaller
+from tests.benchmarks.serve_floor import floor
 from tests.benchmarks.serving_load import SYSTEM, chat, free_port, lora_students, prompts, server
 
 CLIENTS = 32
@@ -86,13 +87,19 @@ def _endpoint(students: list[HostedModel], base: str, **fields: Any) -> Any:
 
 
 def _overhead(students: list[HostedModel], base: str) -> Iterator[Row]:
-    """Milliseconds that a request costs when answering costs nothing."""
+    """Milliseconds that a request costs when answering costs nothing: ours, and the least that Serve itself takes."""
+    measure = {"key": "a-token", "models": ["base"], "tokens": 1, "at_once": 1}
+
+    def median(url: str) -> float:
+        chat(url, texts=prompts(50), **measure)
+        return statistics.median(chat(url, texts=prompts(300), **measure).latencies) * 1000
+
     with _endpoint(students, base, engine="null") as endpoint:
-        measure = {"key": "a-token", "models": ["base"], "tokens": 1, "at_once": 1}
-        chat(endpoint.base_url, texts=prompts(50), **measure)
-        load = chat(endpoint.base_url, texts=prompts(300), **measure)
-    median = statistics.median(load.latencies) * 1000
-    yield smaller("HTTP and Serve for a request, null engine, idle", median, 10.0, "ms", 1.0, "median of 300")
+        ours = median(endpoint.base_url)
+        floor("/floor")
+        plain = median(endpoint.base_url.removesuffix("/bench/v1") + "/floor")
+    yield smaller("HTTP and Serve for a request, null engine, idle", ours, 10.0, "ms", 1.0, "median of 300")
+    yield smaller("the same against a bare Serve application of two deployments", ours, plain, "ms", None, "its floor")
 
 
 def _served(students: list[HostedModel], base: str, alone: float, batched: float) -> Iterator[Row]:
