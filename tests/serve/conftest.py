@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.run import worker_env
 from serve.host import Endpoint, host
 from serve.settings import HostedModel, ServingSettings
 from sftfilter.chat_format import ChatFormat
@@ -60,7 +61,7 @@ def cluster() -> Iterator[None]:
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            runtime_env={"env_vars": {"HF_HUB_OFFLINE": "1"}},
+            runtime_env={"env_vars": worker_env() | {"HF_HUB_OFFLINE": "1"}},
         )
         yield
     finally:
