@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,9 +33,11 @@ def _lines(path: Path) -> list[dict]:
 def test_help_and_validate(tiny_spec: Callable[..., Path]) -> None:
     shown = _cli("--help").stdout
     assert all(command in shown for command in ("validate", "run", "submit", "score", "decide", "inspect", "schema"))
+    began = time.monotonic()
     done = _cli("validate", str(tiny_spec()))
     assert done.returncode == 0, done.stderr
     assert "4 arms, 3 students to train" in done.stdout
+    assert time.monotonic() - began < 5  # a second on an idle machine; the import test is the strict one
 
 
 def test_unknown_key_exits_2_without_traceback(tiny_spec: Callable[..., Path]) -> None:
