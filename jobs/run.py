@@ -37,7 +37,7 @@ def worker_env() -> dict[str, str]:
         # glibc gives large blocks back to the kernel and faults them in again; keeping them is 8 % more tokens/s.
         "MALLOC_MMAP_THRESHOLD_": "4294967296",
         "MALLOC_TRIM_THRESHOLD_": "8589934592",
-        # Serve ends its own proxy when it is not ready in 5 s, which a busy machine's never is.
+        # Serve ends its own proxy when it is not ready in 5 s; a busy machine may need more.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
         **{k: os.environ[k] for k in ("SFTFILTER_CACHE", "HF_HUB_OFFLINE", "HF_HOME") if k in os.environ},
     }
