@@ -1,0 +1,35 @@
+"""Set-up on a machine where something hangs or is missing ends with what to do."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.prepare import build_extensions
+from sftfilter.errors import MachineError
+
+
+def test_a_compiler_that_hangs_is_ended_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "g++"
+    started = tmp_path / "started"
+    compiler.write_text(f"#!/bin/sh\necho $$ > {started}\nexec sleep 600\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("CXX", str(compiler))
+    folder = tmp_path / "extensions"
+    with pytest.raises(MachineError, match=rf"not built within 40 s; remove {re.escape(str(folder))} and try again"):
+        build_extensions(folder, limit_s=40)
+    pid = int(started.read_text())
+    time.sleep(0.5)
+    status = Path(f"/proc/{pid}/status")
+    assert not status.exists() or "zombie" in status.read_text(), "the compiler was ended with the build"
+
+
+def test_no_compiler_is_named_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MachineError, match="apt install g\\+\\+"):
+        build_extensions(tmp_path)
