@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sftfilter import run_log
 from sftfilter.artifacts import Artifact, Store
 from sftfilter.errors import SftfilterError
 from sftfilter.progress import Tail
@@ -151,7 +152,7 @@ def _run(
         "execution": execution,
         "storage": str(storage),
     }
-    given |= {"tell": stop is not None}
+    given |= {"tell": stop is not None, "log": run_log.told()}
     # A CPU for each trial could be the very one that its workers wait for. Tune wants some resource: one byte it is.
     resources = tune.PlacementGroupFactory([{"memory": 1}])
     # Tune prints its banners to standard output whatever the verbosity; our own console is standard error.
@@ -194,6 +195,7 @@ def train_one(
     execution: Execution,
     storage: str,
     tell: bool,
+    log: run_log.Told | None,
 ) -> None:
     """What a trial does: train its student into the store. With `tell`, Tune hears of every step, so as to end it."""
     import ray
@@ -206,6 +208,7 @@ def train_one(
         if tell and "step" in event:
             tune.report({"step": event["step"], "loss": event["loss"]})
 
+    run_log.join(log, "trial")
     trial = ray.get(trials[config["student"]])
     place = Path(storage) / config["student"]
     place.mkdir(parents=True, exist_ok=True)

@@ -24,11 +24,17 @@ class JobSpec(Settings):
         aside: fields that change where or how fast a job runs, but not its outcome.
     """
 
-    aside: ClassVar[frozenset[str]] = frozenset({"name", "results"})
+    aside: ClassVar[frozenset[str]] = frozenset({"name", "results", "worker_hour_price"})
 
     name: RunName
     results: Annotated[str, Field(description="folder for artifacts and reports, shared by all nodes")] = "runs"
     error_budget: Annotated[float, Field(ge=0, lt=1, description="share of rows that may be quarantined")] = 0.01
+    worker_hour_price: Annotated[
+        float | None,
+        Field(
+            ge=0, description="of a node that works, an hour, in any currency; `sftfilter status` shows the cost so far"
+        ),
+    ] = None
 
     @property
     def spec_hash(self) -> str:
