@@ -57,11 +57,13 @@ def run_spec(spec: JobSpec, command: str, action: Action | None = None) -> Mappi
     if spec.needs_ray:
         _quiet_libraries()
     root, command = results_root(spec), redact(command)
-    record = RunRecord(root / spec.name, mirror=_session_logs(), metrics=_metrics(spec))
+    metrics = _metrics(spec)
+    record = RunRecord(root / spec.name, mirror=_session_logs(), metrics=metrics)
     about = {"kind": spec.model_dump()["kind"], "name": spec.name, "command": command, "spec_hash": spec.spec_hash}
     with (
         watch_memory() as memory,
         logged_run(record.folder, record.run, spec.name),
+        metrics.kept() if metrics else nullcontext(),
         record.whole_run(**about, submission=submission_id()),
         watch_cost(record.write, spec.worker_hour_price) if spec.needs_ray else nullcontext(),
     ):

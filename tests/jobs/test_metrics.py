@@ -98,7 +98,7 @@ def test_a_real_run_exports_what_the_dashboard_asks_for(
 
 def _scraped(port: int) -> dict[str, list[tuple[dict[str, str], float]]]:
     """Metric -> labels and values, once the agent has the run's last word, which comes with the next report."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 60
     while True:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
             text = reply.read().decode()
