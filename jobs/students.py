@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from jobs.arms import ArmPlan
@@ -16,6 +17,7 @@ from jobs.planning import rows_of
 from jobs.tutoring import Base
 from serve.settings import HostedModel
 from sftfilter.artifacts import Artifact, Store
+from sftfilter.errors import DivergedError
 from sftfilter.training import TrainingRun, train_all
 from sftfilter.training_settings import Lora
 
@@ -28,14 +30,23 @@ def train_students(
     store: Store,
     work: Path,
     stages: Stages,
-) -> dict[str, Artifact]:
-    """Student -> checkpoint, without the untrained base and arms that have no row left.
+) -> tuple[dict[str, Artifact], list[ArmPlan]]:
+    """Student -> checkpoint, without the untrained base and arms that have no row left; and the plans, those whose
+    training diverged without a student.
 
     Args:
         sources: artifacts with the rows that the plans name.
     """
     runs = [training_run(spec, base, plan, sources) for plan in plans if plan.plan is not None]
-    return train_runs(spec, base, runs, store, work, stages)
+    try:
+        return train_runs(spec, base, runs, store, work, stages), list(plans)
+    except DivergedError as error:
+        for student, why in error.arms.items():
+            stages.say(f"{student} is given up: {why}")
+        given_up = error.arms
+    there = [run for run in runs if run.name not in given_up]
+    left = [replace(p, plan=None, empty=given_up[p.student]) if p.student in given_up else p for p in plans]
+    return train_runs(spec, base, there, store, work, stages), left
 
 
 def train_runs(

@@ -25,7 +25,7 @@ from sftfilter.artifacts import Store, disk_errors
 from sftfilter.chat_format import ChatFormat
 from sftfilter.checkpoint import save_student
 from sftfilter.config import stable_hash
-from sftfilter.errors import DataError, SftfilterError, TrainingError
+from sftfilter.errors import DataError, DivergedError, SftfilterError, TrainingError
 from sftfilter.extension_lock import await_builds
 from sftfilter.models import load_tokenizer
 from sftfilter.packed import Row
@@ -34,7 +34,9 @@ from sftfilter.step_log import StepLog
 from sftfilter.student import Student, training_device
 from sftfilter.train_failures import (
     check_loss,
+    diverged,
     is_out_of_memory,
+    keep_diverged,
     keep_refusal,
     memory_knobs,
     out_of_memory,
@@ -77,9 +79,16 @@ def _train_arms(config: Mapping[str, Any], work: Path) -> None:
     warm = WarmBase(config["base"], execution, training_device(execution))
     tokens: dict[str, Row] = {}
     for job in config["jobs"]:
-        done = store.find(STAGE, job["key"]) is not None if dist.get_rank() == 0 else False
-        if not _agree(done):
+        key = job["key"]
+        done = dist.get_rank() == 0 and (store.find(STAGE, key) is not None or diverged(work, key) is not None)
+        if _agree(done):
+            continue
+        try:
             _train_arm(Arm.read(job, chat, tokens), job, config, execution, chat, store, work, warm)
+        except DivergedError as error:  # on every worker alike: loss and gradient norm are those of the whole step
+            if dist.get_rank() == 0:
+                keep_diverged(work, key, error)
+            dist.barrier()
 
 
 def _check_vocabulary(config: Mapping[str, Any], chat: ChatFormat) -> None:
@@ -149,6 +158,9 @@ def _train_arm(
     try:
         with Watchdog(work, dist.get_rank(), execution.collective_timeout_s) as watchdog:
             _run_steps(student, arm, losses, execution, log, exports, watchdog)
+    except DivergedError:
+        student.close()
+        raise
     finally:
         if log:
             log.close()

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 from sftfilter.artifacts import Artifact, Store, write_table
 from sftfilter.config import stable_hash
 from sftfilter.deepspeed_config import backend
-from sftfilter.errors import TrainingError
+from sftfilter.errors import DivergedError, TrainingError
 from sftfilter.train_cluster import RunStorage, check_can_ever_run, worker_resources
-from sftfilter.train_failures import memory_knobs, readable, refusal
+from sftfilter.train_failures import diverged, memory_knobs, readable, refusal
 from sftfilter.train_watchdog import blame
 from sftfilter.training_settings import Execution, Full, Lora, TrainingSettings
 
@@ -79,6 +79,7 @@ def train_all(
 
     Raises:
         MachineError: the cluster can never have the workers.
+        DivergedError: some diverged; the others are in the store.
         TrainingError: a worker failed; the message carries its reason.
     """
     keys = {run.name: student_key(run, store, base_hash, format_hash) for run in runs}
@@ -106,9 +107,12 @@ def train_all(
         for folder in (EXPORTS, STATES):
             shutil.rmtree(work / folder, ignore_errors=True)
     finished = {name: before[name] or _fresh(store.find(STAGE, key)) for name, key in keys.items()}
-    lost = [name for name, artifact in finished.items() if artifact is None]
+    given_up = {name: why for name, key in keys.items() if (why := diverged(storage / "training", key))}
+    lost = [name for name, artifact in finished.items() if artifact is None and name not in given_up]
     if lost:
         raise TrainingError(f"training ended without an error but left no checkpoint for {', '.join(lost)}; run again")
+    if given_up:
+        raise DivergedError("; ".join(dict.fromkeys(given_up.values())), given_up)
     return {name: artifact for name, artifact in finished.items() if artifact is not None}
 
 

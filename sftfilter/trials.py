@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sftfilter.artifacts import Artifact, Store
-from sftfilter.errors import SftfilterError
+from sftfilter.errors import DivergedError, SftfilterError
 from sftfilter.train_cluster import groups_at_once
 from sftfilter.train_failures import reason, refusal
 from sftfilter.training import STAGE, TrainingRun, student_key, train_all
@@ -184,10 +184,12 @@ def train_one(
             storage=place,
             on_event=partial(progress.append, place / EVENTS),
         )
+    except DivergedError as error:
+        tune.report({"refused": str(error)})  # it would diverge again, so Tune is not told to retry
     except SftfilterError as error:
         if refusal(place / "training") is None:
             raise
-        tune.report({"refused": str(error)})  # it would only fail in the same way again, so Tune is not told to retry
+        tune.report({"refused": str(error)})  # as above
 
 
 @contextmanager
