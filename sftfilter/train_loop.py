@@ -45,6 +45,7 @@ from sftfilter.train_failures import (
 from sftfilter.train_watchdog import Watchdog
 from sftfilter.training import EXPORTS, STAGE, STATES
 from sftfilter.training_settings import Execution, TrainingSettings
+from sftfilter.utilisation import step_flops
 from sftfilter.warm_base import WarmBase
 
 
@@ -148,11 +149,12 @@ def _train_arm(
         if dist.get_rank() == 0:
             progress.append(work / "progress.jsonl", {"resumed": arm.name, "at": found.state.step})
     log = None
+    rate = warm.product_rate(student.model)
     if dist.get_rank() == 0:
         facts = {"key": arm.key, "seed": arm.seed, **job["settings"], **job["labels"]}
-        log = StepLog(
-            work / "progress.jsonl", work.parent / "tensorboard", execution.tracking, arm.name, len(arm.plan), facts
-        )
+        places = work / "progress.jsonl", work.parent / "tensorboard"
+        flops = step_flops(student.model)
+        log = StepLog(*places, execution.tracking, arm.name, len(arm.plan), facts, flops, rate)
     wanted = arm.settings.exports
     exports = StepExports(wanted, work / EXPORTS / arm.key, chat, arm.settings.precision) if wanted else None
     try:
@@ -250,7 +252,8 @@ def _run_steps(
         check_loss(arm.name, number + 1, loss, norm, suspects, worst)
         losses.append(loss)
         if log:
-            log.step(number + 1, loss, rate, norm, processed, time.monotonic() - began, wait, student.spent)
+            supervised = sum(len(row.supervised) for row in batch)
+            log.step(number + 1, loss, rate, norm, processed, supervised, time.monotonic() - began, wait, student.spent)
         if exports and (number + 1) % exports.wanted.every_steps == 0 and number + 1 < len(arm.plan):
             with student.whole_weights():
                 if dist.get_rank() == 0:

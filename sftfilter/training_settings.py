@@ -78,7 +78,7 @@ class TrainingSettings(Settings):
 
 
 class Tracking(Settings):
-    """Where curves go: loss, learning rate, gradient norm, tokens/s, memory, data wait."""
+    """Where curves go: loss, learning rate, gradient norm, tokens/s, model FLOPs utilisation, memory, data wait."""
 
     tensorboard: Annotated[bool, Field(description="event files below <results>/<name>/tensorboard")] = True
     mlflow: Annotated[str | None, Field(description="name of an MLflow experiment (pip install mlflow)")] = None

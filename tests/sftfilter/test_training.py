@@ -275,7 +275,7 @@ def test_exports_in_between_are_models_and_curves_are_kept(ray_once: None, case:
     curves = read_events(case.storage / "curve" / "tensorboard" / "curve")
     assert curves["train/loss"] == pytest.approx(dict(enumerate(losses, 1)))
     assert curves["train/learning_rate"][1] == pytest.approx(settings.learning_rate)
-    for name in ("grad_norm", "tokens_per_s", "step_s", "data_wait_s", "peak_memory_gib"):
+    for name in ("grad_norm", "tokens_per_s", "mfu", "step_s", "data_wait_s", "peak_memory_gib"):
         assert set(curves[f"train/{name}"]) == set(range(1, 7))
         assert min(curves[f"train/{name}"].values()) >= 0
 
