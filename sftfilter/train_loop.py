@@ -29,6 +29,7 @@ from sftfilter.errors import DataError, DivergedError, SftfilterError, TrainingE
 from sftfilter.extension_lock import await_builds
 from sftfilter.models import load_tokenizer
 from sftfilter.packed import Row
+from sftfilter.step_asking import request_rates
 from sftfilter.step_exports import StepExports
 from sftfilter.step_log import StepLog
 from sftfilter.student import Student, training_device
@@ -156,10 +157,10 @@ def _train_arm(
         flops = step_flops(student.model)
         log = StepLog(*places, execution.tracking, arm.name, len(arm.plan), facts, flops, rate)
     wanted = arm.settings.exports
-    exports = StepExports(wanted, work / EXPORTS / arm.key, chat, arm.settings.precision) if wanted else None
+    exports = StepExports(wanted, work / EXPORTS, arm.key, chat, arm.settings.precision) if wanted else None
     try:
         with Watchdog(work, dist.get_rank(), execution.collective_timeout_s) as watchdog:
-            _run_steps(student, arm, losses, execution, log, exports, watchdog)
+            _run_steps(student, arm, losses, execution, log, exports, watchdog, config["asks"])
     except DivergedError:
         student.close()
         raise
@@ -233,6 +234,7 @@ def _run_steps(
     log: StepLog | None,
     exports: StepExports | None,
     watchdog: Watchdog,
+    asks: bool,
 ) -> None:
     """Go on from the step that `losses` has reached."""
     worst = 3 * math.log(len(student.chat.tokenizer))
@@ -254,15 +256,18 @@ def _run_steps(
         if log:
             supervised = sum(len(row.supervised) for row in batch)
             log.step(number + 1, loss, rate, norm, processed, supervised, time.monotonic() - began, wait, student.spent)
-        if exports and (number + 1) % exports.wanted.every_steps == 0 and number + 1 < len(arm.plan):
+        between = number + 1 < len(arm.plan)
+        exported = exports and between and (number + 1) % exports.wanted.every_steps == 0
+        if exports and exported:
             with student.whole_weights():
                 if dist.get_rank() == 0:
                     exports.start(student.model, number + 1, losses)
-        if number + 1 < len(arm.plan) and _is_due(number + 1, saved, execution, student.device):
+        asked = request_rates(arm.key, arm.name, number + 1) if exported and asks else None
+        if between and (asked or _is_due(number + 1, saved, execution, student.device)):
             if exports:
                 exports.finish()  # what a checkpoint is past is not exported again
             state = resume.ArmState(arm.key, number + 1, dist.get_world_size(), execution.zero_stage, losses)
-            resume.save(student, arm.settings, state, {"arm": arm.name, "step": number + 1, "loss": loss})
+            resume.save(student, arm.settings, state, {"arm": arm.name, "step": number + 1, "loss": loss}, asked)
             saved = time.monotonic()
 
 

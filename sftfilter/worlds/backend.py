@@ -26,6 +26,7 @@ from sftfilter.worlds.made import bags, counted
 from sftfilter.worlds.words import Words
 
 if TYPE_CHECKING:
+    from sftfilter.step_asking import AskStep
     from sftfilter.training import Execution, TrainingRun
 
 STAGE = "tiny-student"
@@ -48,6 +49,7 @@ class TrainAll(Protocol):
         execution: Execution,
         storage: Path,
         on_event: Callable[[Mapping[str, Any]], None],
+        ask: AskStep | None = None,
     ) -> dict[str, Artifact]:
         """Train what is not in the store yet; answers an artifact for each run's name."""
         ...
@@ -77,6 +79,7 @@ def train_all(
     execution: Execution,  # noqa: ARG001
     storage: Path,  # noqa: ARG001
     on_event: Callable[[Mapping[str, Any]], None],
+    ask: AskStep | None = None,  # noqa: ARG001
 ) -> dict[str, Artifact]:
     """Train what is not in the store yet, side by side; answers an artifact for each run's name.
 
