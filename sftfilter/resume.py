@@ -28,6 +28,7 @@ import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointUploadMode
 from safetensors.torch import load_file, save_file
 
+from sftfilter.disk import disk_errors
 from sftfilter.errors import TrainingError
 from sftfilter.student import Student
 from sftfilter.training_settings import Execution, Lora, TrainingSettings
@@ -59,6 +60,18 @@ def save(student: Student, settings: TrainingSettings, state: ArmState, metrics:
 
     Every worker calls this at the same step; DeepSpeed and Ray Train each wait for all of them.
     """
+    with disk_errors(Path(tempfile.gettempdir())):
+        folder = _write(student, settings, state)
+    ray.train.report(
+        metrics,
+        checkpoint=Checkpoint.from_directory(str(folder)),
+        checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+        delete_local_checkpoint_after_upload=True,
+    )
+
+
+def _write(student: Student, settings: TrainingSettings, state: ArmState) -> Path:
+    """This worker's part of a checkpoint, in a temporary folder."""
     folder = Path(tempfile.mkdtemp(prefix="sftfilter-checkpoint-"))
     (folder / _SHARDS).mkdir()
     student.engine.save_checkpoint(
@@ -74,12 +87,7 @@ def save(student: Student, settings: TrainingSettings, state: ArmState, metrics:
     save_file(_random_state(), folder / f"random-{dist.get_rank()}.safetensors")
     if dist.get_rank() == 0:
         (folder / STATE).write_text(json.dumps(asdict(state)))
-    ray.train.report(
-        metrics,
-        checkpoint=Checkpoint.from_directory(str(folder)),
-        checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
-        delete_local_checkpoint_after_upload=True,
-    )
+    return folder
 
 
 class Found:
