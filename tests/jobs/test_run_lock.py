@@ -45,9 +45,9 @@ def test_the_second_is_told_who_works_and_a_killed_one_leaves_nothing_behind(tmp
     child = _holding(folder)
     told = rf"the run 'tiny' in {folder.parent} is at work already: process {child.pid} on \S+ since 20.* UTC .*"
     for _ in range(2):
-        with pytest.raises(MachineError, match=told + r"sftfilter run spec\.yaml.*Wait for it .*end it .*`name`"):
-            with hold_run(folder, "other", BEAT_S):
-                pass
+        told_how = told + r"sftfilter run spec\.yaml.*Wait for it .*end it .*`name`"
+        with pytest.raises(MachineError, match=told_how), hold_run(folder, "other", BEAT_S):
+            pass
     _end(child, signal.SIGKILL)
     assert (folder / HOLDER).exists()
     with hold_run(folder, "mine", BEAT_S):
@@ -126,9 +126,9 @@ def test_many_at_once_let_one_in(tmp_path: Path) -> None:
         f"with readable_errors(), hold_run(Path(sys.argv[1]), 'x', {BEAT_S}):\n time.sleep(3)\n"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
-    children = [subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE) for _ in range(4)]
+    children = [subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE) for _ in range(3)]
     codes = sorted(child.wait(60) for child in children)
-    assert codes == [0] + [MachineError.exit_code] * 3
+    assert codes == [0] + [MachineError.exit_code] * 2
 
 
 @pytest.mark.parametrize("launcher", ["jobs.cli run", "jobs.run"])
