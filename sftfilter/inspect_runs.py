@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sftfilter.artifacts import disk_errors
+from sftfilter.disk import disk_errors
 from sftfilter.errors import EvalError
 from sftfilter.journal import Journal, journal_folder
 from sftfilter.traits.contract import TraitSettings

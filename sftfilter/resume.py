@@ -28,6 +28,7 @@ import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointUploadMode
 from safetensors.torch import load_file, save_file
 
+from sftfilter.disk import disk_errors
 from sftfilter.errors import TrainingError
 from sftfilter.student import Student
 from sftfilter.training_settings import Execution, Lora, TrainingSettings
@@ -71,6 +72,19 @@ def save(
     Args:
         validation: what Ray Train then runs beside the training.
     """
+    with disk_errors(Path(tempfile.gettempdir())):
+        folder = _write(student, settings, state)
+    ray.train.report(
+        metrics,
+        checkpoint=Checkpoint.from_directory(str(folder)),
+        checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+        delete_local_checkpoint_after_upload=True,
+        validation=validation or False,
+    )
+
+
+def _write(student: Student, settings: TrainingSettings, state: ArmState) -> Path:
+    """This worker's part of a checkpoint, in a temporary folder."""
     folder = Path(tempfile.mkdtemp(prefix="sftfilter-checkpoint-"))
     (folder / _SHARDS).mkdir()
     student.engine.save_checkpoint(
@@ -86,13 +100,7 @@ def save(
     save_file(_random_state(), folder / f"random-{dist.get_rank()}.safetensors")
     if dist.get_rank() == 0:
         (folder / STATE).write_text(json.dumps(asdict(state)))
-    ray.train.report(
-        metrics,
-        checkpoint=Checkpoint.from_directory(str(folder)),
-        checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
-        delete_local_checkpoint_after_upload=True,
-        validation=validation or False,
-    )
+    return folder
 
 
 class Found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -9,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sftfilter import errors
+from sftfilter.disk import disk_error
 from sftfilter.errors import DivergedError, SftfilterError, TrainingError
 from sftfilter.training_settings import Execution
 
@@ -72,8 +74,9 @@ def keep_refusal(folder: Path, rank: int, error: SftfilterError) -> None:
     """Leave word for the driver that trying again is of no use."""
     whole = folder / f"refused-{rank}.json"
     partial = whole.with_suffix(".partial")
-    partial.write_text(json.dumps({"kind": type(error).__name__, "message": str(error)}))
-    partial.replace(whole)
+    with contextlib.suppress(OSError):  # the disk may be what this is about
+        partial.write_text(json.dumps({"kind": type(error).__name__, "message": str(error)}))
+        partial.replace(whole)
 
 
 def keep_diverged(folder: Path, key: str, error: DivergedError) -> None:
@@ -97,13 +100,14 @@ def _diverged_file(folder: Path, key: str) -> Path:
 def refusal(folder: Path) -> SftfilterError | None:
     """What a worker left word of."""
     for file in sorted(folder.glob("refused-*.json")):
-        told = json.loads(file.read_text())
-        return getattr(errors, told["kind"], TrainingError)(told["message"])
+        with contextlib.suppress(json.JSONDecodeError):  # a disk that was full took a part
+            told = json.loads(file.read_text())
+            return getattr(errors, told["kind"], TrainingError)(told["message"])
     return None
 
 
 def readable(
-    error: Exception, workers: int, last: Mapping[str, object], knobs: str, stuck: str | None
+    error: Exception, workers: int, last: Mapping[str, object], knobs: str, stuck: str | None, folder: Path
 ) -> SftfilterError:
     """A worker's own reason, out of Ray Train's wrapping.
 
@@ -111,6 +115,7 @@ def readable(
         workers: in the group.
         last: the last progress event.
         stuck: who did not answer, if others gave up waiting.
+        folder: where the run writes.
     """
     failures: Mapping[int, Exception] = getattr(error, "worker_failures", None) or {}
     where = f" (arm {last['arm']}, after step {last['step']} of {last['steps']})" if "step" in last else ""
@@ -118,6 +123,9 @@ def readable(
     for cause, _ in reasons.values():
         if isinstance(cause, SftfilterError):
             return cause
+    for failed in [*failures.values(), error]:
+        if told := disk_error(failed, folder):
+            return told
     if stuck:
         return TrainingError(
             f"{stuck}{where}, within execution.collective_timeout_s: look at its machine, then run again to go on from "

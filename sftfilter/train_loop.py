@@ -21,10 +21,11 @@ import torch.distributed as dist
 from transformers import AutoConfig
 
 from sftfilter import progress, resume
-from sftfilter.artifacts import Store, disk_errors
+from sftfilter.artifacts import Store
 from sftfilter.chat_format import ChatFormat
 from sftfilter.checkpoint import save_student
 from sftfilter.config import stable_hash
+from sftfilter.disk import disk_errors
 from sftfilter.errors import DataError, DivergedError, SftfilterError, TrainingError
 from sftfilter.extension_lock import await_builds
 from sftfilter.models import load_tokenizer

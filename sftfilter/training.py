@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sftfilter.artifacts import Artifact, Store, write_table
 from sftfilter.config import stable_hash
 from sftfilter.deepspeed_config import backend
+from sftfilter.disk import disk_errors
 from sftfilter.errors import DivergedError, SpecError, TrainingError
 from sftfilter.step_asking import AskStep, validation
 from sftfilter.train_cluster import RunStorage, check_can_ever_run, worker_resources
@@ -98,7 +99,8 @@ def train_all(
         place = RunStorage(execution.checkpoints or str(work), f"train-{_place_hash(storage, store)}")
         _clear_all_but(work, {place.name, EXPORTS})
         place.tidy(on_event)
-        jobs = [_write_job(work, key, run) for key, run in sorted(missing.items(), key=lambda item: item[1].name)]
+        with disk_errors(work):
+            jobs = [_write_job(work, key, run) for key, run in sorted(missing.items(), key=lambda item: item[1].name)]
         config = {
             "store": str(store.root),
             "base": base,
@@ -176,7 +178,7 @@ def _fit(
         raise refused from error
     if error:
         workers = len(last.get("workers", ())) or execution.most_workers
-        raise readable(error, workers, last, memory_knobs(execution), blame(work, workers)) from error
+        raise readable(error, workers, last, memory_knobs(execution), blame(work, workers), work) from error
 
 
 def _check_ranked(runs: Sequence[TrainingRun], ask: AskStep | None) -> None:
