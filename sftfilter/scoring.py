@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from sftfilter import run_log
 from sftfilter.artifacts import Artifact, Store
 from sftfilter.config import Settings, stable_hash
 from sftfilter.errors import DataError, MachineError, SftfilterError
@@ -166,11 +167,12 @@ def _score(
     rows = int(wanted.sum())
     batch = pool.batch or scorer.batch
     units = cut(table, wanted, min(batch, -(-rows // actors)) if scorer.heavy else batch)
+    device = "cuda" if gpus else "cpu"
     a_task = -(-len(units) // _TASKS)
     blocks = [pa.concat_tables(units[first : first + a_task]) for first in range(0, len(units), a_task)]
     counted = ray.data.from_arrow(blocks).map_batches(
         FilterActor,
-        fn_constructor_args=(scorer, str(prepared), str(parts), str(run), "cuda" if gpus else "cpu", pool.threads),
+        fn_constructor_args=(scorer, str(prepared), str(parts), str(run), device, pool.threads, run_log.told()),
         batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import shutil
@@ -20,7 +21,7 @@ import torch
 import torch.distributed as dist
 from transformers import AutoConfig
 
-from sftfilter import progress, resume
+from sftfilter import progress, resume, run_log
 from sftfilter.artifacts import Store
 from sftfilter.chat_format import ChatFormat
 from sftfilter.checkpoint import save_student
@@ -50,16 +51,20 @@ from sftfilter.training_settings import Execution, TrainingSettings
 from sftfilter.utilisation import step_flops
 from sftfilter.warm_base import WarmBase
 
+_LOGGER = logging.getLogger(__name__)
+
 
 def train_worker(config: Mapping[str, Any]) -> None:
     """Entry point of every Ray Train worker."""
     work = Path(config["work"])
+    run_log.join(config.get("log"), "trainer")
     if _agree(refusal(work) is not None):
         return  # Ray Train tries every failure again, and this one would only repeat itself
     try:
         _train_arms(config, work)
     except SftfilterError as error:
         keep_refusal(work, dist.get_rank(), error)
+        _LOGGER.error("%s", error, extra={"rank": dist.get_rank()})
         raise
 
 
@@ -140,7 +145,11 @@ def _train_arm(
     warm: WarmBase,
 ) -> None:
     began = time.monotonic()
+    known = run_log.told()
+    run_log.at(known.stage if known else None, arm.name)
     found = resume.find(arm.key)
+    place = {"rank": dist.get_rank(), "workers": dist.get_world_size(), "steps": len(arm.plan)}
+    _LOGGER.info("begins at step %d", found.state.step if found else 0, extra=place)
     universal = found.universal(arm.name, execution) if found else False
     states = work / STATES
     student = Student(config["base"], arm.settings, execution, arm.seed, len(arm.plan), chat, universal, warm, states)
@@ -173,6 +182,8 @@ def _train_arm(
             _export(student, chat, store, job, config, losses, time.monotonic() - began, exports)
     student.close()
     dist.barrier()
+    took = round(time.monotonic() - began, 2)
+    _LOGGER.info("done", extra=place | {"loss": losses[-1] if losses else None, "seconds": took})
     ray.train.report({"arm": arm.name, "loss": losses[-1] if losses else None})
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sftfilter import run_log
 from sftfilter.artifacts import Artifact, Store, write_table
 from sftfilter.config import stable_hash
 from sftfilter.deepspeed_config import backend
@@ -111,6 +112,7 @@ def train_all(
             "jobs": jobs,
             "work": str(work),
             "asks": ask is not None,
+            "log": run_log.told(),
         }
         _fit(config, execution, work, place, on_event, ask)
         place.clear()
