@@ -155,7 +155,7 @@ def test_claims_follow_from_fresh_students_and_random_sets(
 
 
 def test_too_little_to_say_is_underpowered_and_not_a_no() -> None:
-    few = confirm(_cells(CARRIER, prompts=6), Gates(), "both")
+    few = confirm(_cells(CARRIER, prompts=8), Gates(), "both")
     assert few.verdict["label"] == "underpowered" and "width" in " ".join(few.verdict["reasons"])
     seeds = confirm(_cells(CARRIER, seeds=2), Gates(), "both")
     assert seeds.verdict["label"] == "underpowered" and "training seeds" in seeds.verdict["reasons"][0]
