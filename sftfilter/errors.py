@@ -51,3 +51,7 @@ class EvalError(SftfilterError):
     """The endpoint did not answer as the evaluation needs."""
 
     exit_code = 6
+
+
+class BrokenModelError(EvalError):
+    """One model can answer nothing, whoever asks it; others at the same endpoint can."""
