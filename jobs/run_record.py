@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.processes import process_started
 from sftfilter import run_log
-from sftfilter.artifacts import disk_errors
+from sftfilter.disk import disk_errors
 from sftfilter.private import redact
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class RunRecord:
     @contextlib.contextmanager
     def whole_run(self, **fields: Any) -> Iterator[None]:
         """The events `run` and `end` around a block, the latter with how it ended."""
-        process = {"pid": os.getpid(), "pid_started": _started(os.getpid()), "host": os.uname().nodename}
+        process = {"pid": os.getpid(), "pid_started": process_started(os.getpid()), "host": os.uname().nodename}
         self.write("run", cwd=str(Path.cwd()), **process, **fields)
         began = time.monotonic()
         status, error = "finished", None
@@ -122,28 +123,14 @@ def parse_events(lines: Iterable[str]) -> list[dict[str, Any]]:
     return events
 
 
-def of_this_process(pid: int, started: float | None) -> bool:
-    """Whether a process that was written down still runs (and is not another one with its number)."""
-    now = _started(pid)
-    return now is not None and started is not None and abs(now - started) < 1
-
-
-def _started(pid: int) -> float | None:
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        # One that has ended and whose parent has not asked for its exit code still has a number.
-        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
-    except psutil.Error:
-        return None
-
-
 def _append(path: Path, line: str) -> None:
-    # One write of a short line with O_APPEND: two runs of one name never mix within a line.
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        os.write(handle, line.encode())
+        size = os.fstat(handle).st_size
+        torn = size and os.pread(handle, 1, size - 1) != b"\n"  # a kill in mid-write, or a disk that was full
+        data = b"\n" * bool(torn) + line.encode()
+        while data:  # a disk that is nearly full takes a part
+            data = data[os.write(handle, data) :]
     finally:
         os.close(handle)
 

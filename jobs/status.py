@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.run_record import EVENTS, PROGRESS, of_this_process, parse_events
+from jobs.processes import of_this_process
+from jobs.run_record import EVENTS, PROGRESS, parse_events
 from sftfilter.config import did_you_mean
 from sftfilter.errors import DataError, MachineError, SpecError
 

@@ -28,7 +28,7 @@ from jobs.sweep_table import (
     point_abilities,
     tidy,
 )
-from sftfilter.artifacts import disk_errors
+from sftfilter.disk import disk_errors
 from sftfilter.report.formats import percent, rate_interval, short_number
 from sftfilter.trials import Trained
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from sftfilter import run_log
 from sftfilter.artifacts import Artifact, Store
-from sftfilter.errors import SftfilterError
+from sftfilter.errors import DivergedError, SftfilterError
 from sftfilter.progress import Tail
 from sftfilter.stopping import LossAbove, NoProgress
 from sftfilter.train_cluster import groups_at_once
@@ -223,10 +223,12 @@ def train_one(
             storage=place,
             on_event=on_event,
         )
+    except DivergedError as error:
+        tune.report({"refused": str(error)})  # it would diverge again, so Tune is not told to retry
     except SftfilterError as error:
         if refusal(place / "training") is None:
             raise
-        tune.report({"refused": str(error)})  # it would only fail in the same way again, so Tune is not told to retry
+        tune.report({"refused": str(error)})  # as above
 
 
 class Rulings:

@@ -22,9 +22,11 @@ class JobSpec(Settings):
 
     Attributes:
         aside: fields that change where or how fast a job runs, but not its outcome.
+        writes_results: whether two of one name at once would mix what they write, so that the second is refused.
     """
 
     aside: ClassVar[frozenset[str]] = frozenset({"name", "results", "worker_hour_price"})
+    writes_results: ClassVar[bool] = True
 
     name: RunName
     results: Annotated[str, Field(description="folder for artifacts and reports, shared by all nodes")] = "runs"

@@ -141,6 +141,11 @@ class Sweep(JobSpec):
             )
         if "error_budget" in self.model_fields_set:
             raise ValueError("error_budget: it is the experiment's; set experiment.error_budget")
+        if self.experiment.asks_exports:
+            raise ValueError(
+                "experiment: a sweep asks its students after they are trained: leave execution.ask_exports out, and let "
+                "training.exports.metric be 'loss'"
+            )
         drawn = [field for field, axis in self.space.items() if axis.kind != "grid"]
         if drawn and self.samples is None:
             raise ValueError(f"samples: {drawn[0]} is drawn at random; say how many times")

@@ -99,7 +99,7 @@ def _overhead(students: list[HostedModel], base: str) -> Iterator[Row]:
         with floor("/floor"):
             plain = median(endpoint.base_url.removesuffix("/bench/v1") + "/floor")
     yield smaller("HTTP and Serve for a request, null engine, idle", ours, 10.0, "ms", 1.0, "median of 300")
-    yield smaller("the same against a bare Serve application of two deployments", ours, plain, "ms", None, "its floor")
+    yield smaller("the same against a bare Serve application", ours, plain, "ms", None, "its floor")
 
 
 def _served(students: list[HostedModel], base: str, alone: float, batched: float) -> Iterator[Row]:
