@@ -99,7 +99,7 @@ def state_limits(gcs: str, config: Mapping[str, Any]) -> None:
         gcs: host and port; the token is taken from the environment that Ray was imported in.
         config: an autoscaler's, with the resources of every node type.
     """
-    from ray._raylet import GCS_AUTOSCALER_CLUSTER_CONFIG_KEY, GCS_AUTOSCALER_STATE_NAMESPACE, GcsClient
+    from ray import _raylet
     from ray.core.generated.autoscaler_pb2 import ClusterConfig
 
     limits = ClusterConfig()
@@ -108,8 +108,9 @@ def state_limits(gcs: str, config: Mapping[str, Any]) -> None:
         group.name, group.min_count, group.max_count = name, kind.get("min_workers", 0), kind["max_workers"]
         for resource, amount in kind["resources"].items():
             group.resources[resource] = int(amount)
-    place = GCS_AUTOSCALER_CLUSTER_CONFIG_KEY.encode(), GCS_AUTOSCALER_STATE_NAMESPACE.encode()
-    GcsClient(address=gcs).internal_kv_put(place[0], limits.SerializeToString(), True, place[1])
+    ray_: Any = _raylet  # compiled, without types
+    key, namespace = ray_.GCS_AUTOSCALER_CLUSTER_CONFIG_KEY, ray_.GCS_AUTOSCALER_STATE_NAMESPACE
+    ray_.GcsClient(address=gcs).internal_kv_put(key.encode(), limits.SerializeToString(), True, namespace.encode())
 
 
 def main(gcs: str, file: str) -> None:
