@@ -100,15 +100,16 @@ def state_limits(gcs: str, config: Mapping[str, Any]) -> None:
         config: an autoscaler's, with the resources of every node type.
     """
     from ray import _raylet
-    from ray.core.generated.autoscaler_pb2 import ClusterConfig
+    from ray.core.generated import autoscaler_pb2
 
-    limits = ClusterConfig()
+    messages: Any = autoscaler_pb2  # made by protoc, without types
+    limits = messages.ClusterConfig()
     for name, kind in config["available_node_types"].items():
         group = limits.node_group_configs.add()
         group.name, group.min_count, group.max_count = name, kind.get("min_workers", 0), kind["max_workers"]
         for resource, amount in kind["resources"].items():
             group.resources[resource] = int(amount)
-    ray_: Any = _raylet  # compiled, without types
+    ray_: Any = _raylet
     key, namespace = ray_.GCS_AUTOSCALER_CLUSTER_CONFIG_KEY, ray_.GCS_AUTOSCALER_STATE_NAMESPACE
     ray_.GcsClient(address=gcs).internal_kv_put(key.encode(), limits.SerializeToString(), True, namespace.encode())
 
