@@ -3,11 +3,15 @@
 The autoscaler (version 2) is the one of real clusters. Only its provider is Ray's fake one, which starts another raylet
 here where a cloud's provider would start a machine. So what is seen here of scaling holds elsewhere, except for how long
 a machine takes to boot.
+
+Ray's autoscaler tells nobody how far it may grow, yet whoever would refuse what can never run has to know. So
+`python -m cluster.autoscaling GCS CONFIG` writes the limits of a configuration where Ray itself looks for them.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,11 +69,9 @@ class Growth:
             },
         }
 
-    def write(self, folder: Path, address: str, head: Mapping[str, float], worker: Mapping[str, float]) -> Path:
+    def write(self, file: Path, address: str, head: Mapping[str, float], worker: Mapping[str, float]) -> None:
         """The file for `ray start --autoscaling-config`."""
-        path = folder / "autoscaling.yaml"
-        path.write_text(json.dumps(self.config(address, head, worker), indent=1))  # JSON is YAML
-        return path
+        file.write_text(json.dumps(self.config(address, head, worker), indent=1))  # JSON is YAML
 
 
 def head_env(metrics_port: int) -> dict[str, str]:
@@ -88,3 +90,36 @@ def head_env(metrics_port: int) -> dict[str, str]:
         # The provider names no address for its nodes, and Ray would take the machine's public one. This makes it loopback.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     }
+
+
+def state_limits(gcs: str, config: Mapping[str, Any]) -> None:
+    """Tell a cluster how many nodes of which resources it may have.
+
+    Args:
+        gcs: host and port; the token is taken from the environment that Ray was imported in.
+        config: an autoscaler's, with the resources of every node type.
+    """
+    from ray import _raylet
+    from ray.core.generated import autoscaler_pb2
+
+    messages: Any = autoscaler_pb2  # made by protoc, without types
+    limits = messages.ClusterConfig()
+    for name, kind in config["available_node_types"].items():
+        group = limits.node_group_configs.add()
+        group.name, group.min_count, group.max_count = name, kind.get("min_workers", 0), kind["max_workers"]
+        for resource, amount in kind["resources"].items():
+            group.resources[resource] = int(amount)
+    ray_: Any = _raylet
+    key, namespace = ray_.GCS_AUTOSCALER_CLUSTER_CONFIG_KEY, ray_.GCS_AUTOSCALER_STATE_NAMESPACE
+    ray_.GcsClient(address=gcs).internal_kv_put(key.encode(), limits.SerializeToString(), True, namespace.encode())
+
+
+def main(gcs: str, file: str) -> None:
+    """State the limits of the configuration in a file."""
+    import yaml
+
+    state_limits(gcs, yaml.safe_load(Path(file).read_text()))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

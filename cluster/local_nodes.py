@@ -28,6 +28,7 @@ import psutil
 from cluster.autoscaling import Growth, head_env
 from sftfilter.errors import MachineError
 
+_ROOT = Path(__file__).parent.parent
 _START_S = 120.0
 _END_S = 20.0
 
@@ -80,14 +81,17 @@ def local_nodes(
     command = ["--head", f"--port={port}", f"--temp-dir={temp}", "--node-ip-address=127.0.0.1"]
     command += [f"--num-cpus={own['CPU']}", f"--num-gpus={own['GPU']}", f"--ray-client-server-port={client}"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", *_agent_ports()]
-    heads = dict(env)
+    heads, config = dict(env), temp / "autoscaling.yaml"
     if growth:
         heads |= head_env(*free_ports(1))
-        config = growth.write(temp, cluster.address, own, {"CPU": cpus, "GPU": gpus})
+        growth.write(config, cluster.address, own, {"CPU": cpus, "GPU": gpus})
         command.append(f"--autoscaling-config={config}")
     try:
         cluster.nodes.append(_ray_start(command, heads, temp / "head.log"))
         _wait(cluster)
+        if growth:  # in a process of its own, since Ray reads the token when it is imported
+            stating = [sys.executable, "-m", "cluster.autoscaling", cluster.address, str(config)]
+            subprocess.run(stating, env=env, cwd=_ROOT, check=True)  # noqa: S603
         for _ in range(nodes - 1):
             cluster.add_node(cpus, gpus)
         yield cluster

@@ -75,11 +75,13 @@ def _run(spec: JobSpec, command: str, action: Action | None) -> Mapping[str, Any
     if spec.needs_ray:
         _quiet_libraries()
     root = results_root(spec)
-    record = RunRecord(root / spec.name, mirror=_session_logs(), metrics=_metrics(spec))
+    metrics = _metrics(spec)
+    record = RunRecord(root / spec.name, mirror=_session_logs(), metrics=metrics)
     about = {"kind": spec.model_dump()["kind"], "name": spec.name, "command": command, "spec_hash": spec.spec_hash}
     with (
         watch_memory() as memory,
         logged_run(record.folder, record.run, spec.name),
+        metrics.kept() if metrics else nullcontext(),
         record.whole_run(**about, submission=submission_id()),
         watch_cost(record.write, spec.worker_hour_price) if spec.needs_ray else nullcontext(),
         disk_errors(root),

@@ -1,12 +1,14 @@
 """What a run tells Prometheus, through Ray's own metrics: every node's agent serves them, and Grafana draws them.
 
 The driver sets gauges as the run's record is written, so they say what `sftfilter status` says. Ray puts `ray_` before
-each name. They go when the driver goes.
+each name. A gauge that is not set again is forgotten after a while, so all of them are, and they go when the driver goes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -23,6 +25,7 @@ GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "sftfilter_run_cost": ("worker hours at their stated price", ()),
 }
 """Name -> what it is, and its labels besides `run`, the run's name."""
+_AGAIN_S = 5.0
 _ROWS = {"rollouts": "used", "scores": "rows"}
 """Artifact -> which of its counts are rows done."""
 
@@ -40,6 +43,28 @@ class RunMetrics:
         self._run = name
         self._sums: dict[tuple[str, str], float] = {}
         self._students: set[str] = set()
+        self._last: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Set every gauge again and again while the block runs."""
+        done = threading.Event()
+
+        def again() -> None:
+            while not done.wait(_AGAIN_S):
+                with self._lock:
+                    last = dict(self._last)
+                for (metric, labels), value in last.items():
+                    self._gauges[metric].set(value, tags=dict(labels))
+
+        thread = threading.Thread(target=again, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
     def event(self, event: str, fields: Mapping[str, Any]) -> None:
         """One of the record's events."""
@@ -81,4 +106,7 @@ class RunMetrics:
         self._set(metric, self._sums[place], **labels)
 
     def _set(self, metric: str, value: float, **labels: str) -> None:
-        self._gauges[metric].set(value, tags={"run": self._run, **labels})
+        tags = {"run": self._run, **labels}
+        with self._lock:
+            self._last[metric, tuple(tags.items())] = value
+        self._gauges[metric].set(value, tags=tags)

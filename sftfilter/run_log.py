@@ -112,7 +112,8 @@ def line_of(record: logging.LogRecord, known: Told) -> str:
     """
     when = datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat(timespec="milliseconds")
     where = {key: value for key, value in asdict(known).items() if key != "folder"}
-    extra: dict[str, Any] = {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
+    given = [key for key in record.__dict__ if key not in _STANDARD and not key.startswith("_")]  # Ray adds its own
+    extra: dict[str, Any] = {key: record.__dict__[key] for key in given}
     line = {"time": when, "level": record.levelname, **where, "host": os.uname().nodename, "pid": os.getpid()}
     line |= {"logger": record.name, "message": record.getMessage()} | extra
     if record.exc_info:

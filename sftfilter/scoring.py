@@ -15,6 +15,7 @@ from sftfilter.artifacts import Artifact, Store
 from sftfilter.config import Settings, stable_hash
 from sftfilter.errors import DataError, MachineError, SftfilterError
 from sftfilter.filter_actor import FilterActor, raise_failure
+from sftfilter.growth import grows
 from sftfilter.row_units import cut, row_count, row_ids
 from sftfilter.schema import SCORES
 from sftfilter.score_store import part_folder, read_in_blocks, scored_rows
@@ -197,7 +198,7 @@ def _check_fits(pool: ScoringPool, gpus: float) -> None:
     if any(all(node.get(k, 0) >= v for k, v in need.items()) for node in nodes):
         return
     later = state.get_max_resources_from_cluster_config() or {}  # what an autoscaler may add
-    if all(later.get(k, 0) >= v for k, v in need.items()):
+    if all(later.get(k, 0) >= v for k, v in need.items()) or (not later and grows()):
         return
     have = {k: max((node.get(k, 0) for node in nodes), default=0) for k in need}
     raise MachineError(

@@ -75,8 +75,7 @@ def trials_at_once(execution: Execution, wanted: int | None) -> int:
     Raises:
         MachineError: the connected cluster can never hold the workers of one.
     """
-    room = groups_at_once(execution)
-    return room if wanted is None else min(room, wanted)
+    return groups_at_once(execution, wanted)
 
 
 def train_trials(

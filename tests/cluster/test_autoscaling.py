@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 
-from cluster.autoscaling import HEAD_ID, Growth
+from cluster.autoscaling import HEAD_ID, Growth, state_limits
+from sftfilter.errors import MachineError
 from tests.cluster.grown_sweep import LIMIT, STUDENTS, sweep_that_grows, sweep_that_stands
 
 
@@ -33,6 +35,38 @@ def test_the_command_line_says_what_is_wrong() -> None:
     command = [sys.executable, "-m", "cluster.local_nodes", "--max-nodes", "2", "--min-nodes", "3"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "worker nodes from 3 to 2" in done.stderr
+
+
+@pytest.mark.ray
+def test_a_cluster_that_grows_is_believed_until_it_states_its_limits(local_ray: None) -> None:
+    import ray
+    from ray import _raylet
+
+    from sftfilter.growth import grows
+    from sftfilter.training_settings import Execution
+    from sftfilter.trials import trials_at_once
+
+    gcs = ray.get_runtime_context().gcs_address
+    ray_: Any = _raylet  # compiled, without types
+    client = ray_.GcsClient(address=gcs)
+
+    def enable(value: bytes) -> None:
+        key, namespace = ray_.GCS_AUTOSCALER_V2_ENABLED_KEY, ray_.GCS_AUTOSCALER_STATE_NAMESPACE
+        client.internal_kv_put(key.encode(), value, True, namespace.encode())
+
+    three = Execution(workers=3)
+    with pytest.raises(MachineError, match="3 workers need 3 CPU, this cluster has 2"):
+        trials_at_once(three, None)
+    enable(b"1")
+    try:
+        assert trials_at_once(three, 5) == 5 and trials_at_once(three, None) == 1
+        state_limits(gcs, Growth(0, 4).config(gcs, {"CPU": 0}, {"CPU": 1}))
+        assert trials_at_once(three, 5) == 1 and trials_at_once(Execution(workers=1), None) == 4
+        with pytest.raises(MachineError, match="5 workers need 5 CPU, this cluster can grow to 4"):
+            trials_at_once(Execution(workers=5), 2)
+    finally:
+        enable(b"0")
+        assert not grows(), "Ray remembers in this process what it read last"
 
 
 @pytest.mark.ray

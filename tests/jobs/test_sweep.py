@@ -193,7 +193,15 @@ def test_a_sweep_that_grows_trains_only_what_is_new(
     folder = tmp_path / "runs" / "thresholds"
     first = run_spec(sweep_spec([50, 60, 99]), "sftfilter run sweep.yaml")
     # No answer has 60 characters, so there the filter's student is all-T's: all-T, swap and the filter at 50 are left.
-    assert first["counts"] == {"points": 3, "arms": 9, "students": 3, "trained": 3, "reused": 0, "failed": 0}
+    assert first["counts"] == {
+        "points": 3,
+        "arms": 9,
+        "students": 3,
+        "trained": 3,
+        "reused": 0,
+        "failed": 0,
+        "stopped": 0,
+    }
     made = _students(folder.parent)
     assert len(made) == 3
 
