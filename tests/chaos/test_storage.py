@@ -16,21 +16,19 @@ import pytest
 
 from sftfilter.errors import MachineError
 from tests.chaos.fault_table import FaultRow, keep
+from tests.chaos.fetch import BINDING, CLOCK, FUSE, TOOLS
 from tests.chaos.study import Study
 from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.chaos
-TOOLS = REPOSITORY / ".cache" / "chaos"
-"""What `make chaos` fetches where it can: libfaketime, libfuse3 and its Python binding."""
 
 
-def _tool(pattern: str, fault: str, stage: str) -> Path:
+def _tool(name: str, fault: str, stage: str) -> Path:
     """A fetched file; without it the row says so."""
-    found = sorted(TOOLS.glob(pattern))
-    if not found:
-        keep(FaultRow(fault, stage, "-", note=f"needs {pattern}, which `make chaos` could not fetch here"))
-        pytest.skip(f"no {pattern} below {TOOLS}")
-    return found[0]
+    if not (TOOLS / name).exists():
+        keep(FaultRow(fault, stage, "-", note=f"needs {Path(name).name}, which could not be fetched here"))
+        pytest.skip(f"no {name} in {TOOLS}: python -m tests.chaos.fetch")
+    return TOOLS / name
 
 
 @contextmanager
@@ -115,7 +113,7 @@ def _ended(seconds: float) -> str:
 @contextmanager
 def _faulty(folder: Path, fault: str, stage: str) -> Iterator[tuple[Path, Callable[..., None]]]:
     """A file system in user space that can be told to fail or to be slow."""
-    library, wheel = _tool("**/libfuse3.so.3*", fault, stage), _tool("mfusepy*.whl", fault, stage)
+    library, binding = _tool(FUSE, fault, stage), _tool(BINDING, fault, stage)
     behind, disk, control = folder / "behind", folder / "disk", folder / "control.json"
     behind.mkdir()
     disk.mkdir()
@@ -127,7 +125,7 @@ def _faulty(folder: Path, fault: str, stage: str) -> Iterator[tuple[Path, Callab
 
     tell()
     command = [sys.executable, "-m", "tests.chaos.faulty_fs", str(behind), str(disk), str(control)]
-    env = os.environ | {"PYTHONPATH": f"{REPOSITORY}:{wheel}", "FUSE_LIBRARY_PATH": str(library)}
+    env = os.environ | {"PYTHONPATH": f"{REPOSITORY}:{binding.parent}", "FUSE_LIBRARY_PATH": str(library)}
     with open(folder / "fs.log", "wb") as log:
         server = subprocess.Popen(command, env=env, cwd=REPOSITORY, stdout=log, stderr=log)
     try:
@@ -181,7 +179,7 @@ def test_a_clock_that_jumps(
 ) -> None:
     """An hour forth while scoring, two hours back while training, an hour forth while asking."""
     fault = "clock jumps by +1 h, -2 h, +1 h"
-    library, clock = _tool("**/libfaketime.so.1", fault, "all"), tmp_path / "clock"
+    library, clock = _tool(CLOCK, fault, "scores, training, evaluation"), tmp_path / "clock"
 
     def jump(seconds: int) -> None:
         partial = clock.with_suffix(".partial")
@@ -192,9 +190,10 @@ def test_a_clock_that_jumps(
     env = {
         "LD_PRELOAD": str(library),
         "FAKETIME_TIMESTAMP_FILE": str(clock),
-        "FAKETIME_CACHE_DURATION": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DISABLE_SHM": "1",
+        "NO_FAKE_STAT": "1",
     }
     study = studies("scores", env=env)
     began = time.monotonic()
