@@ -4,6 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PEERS  := .cache/bench-venv
+# Processes that run tests beside each other, a file each; every one starts Rays of its own (about 4 GiB).
+TESTERS ?= 2
 SPEC   ?= jobs/specs/quickstart.yaml
 
 .DEFAULT_GOAL := help
@@ -32,7 +34,7 @@ demo: $(READY) ## run the quickstart (or SPEC=...) and show its report
 	@$(BIN)/sftfilter run $(SPEC) --open
 
 test: $(READY) ## every test, the real pipeline at reduced size among them
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY) ## tests of many minutes that `make test` leaves out
 	@$(BIN)/python -m pytest -m slow

@@ -11,6 +11,7 @@ import yaml
 
 from cluster.workload import SECRETS_FOLDER, Machines, Workload
 from jobs.kinds.answering import Teaching
+from jobs.kinds.carriers import Carriers
 from jobs.kinds.job import JobSpec
 from jobs.kinds.lattice import Lattice
 from jobs.kinds.score import RolloutJob
@@ -58,7 +59,7 @@ def needs(spec: JobSpec) -> tuple[float, float]:
         students = _side_by_side(spec.experiment.execution, spec.concurrency)
         return max(cpus, students[0]), max(gpus, students[1])
     stages: list[tuple[float, float]] = [(1, 0)]
-    if isinstance(spec, Lattice):
+    if isinstance(spec, Lattice | Carriers):
         stages.append(_side_by_side(spec.execution, spec.concurrency))
     if isinstance(spec, Teaching | Train):
         run = spec.execution

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs.actions import Action
 from jobs.kinds.job import JobSpec
@@ -23,6 +23,9 @@ from sftfilter.errors import MachineError, SftfilterError
 from sftfilter.models import cache_dir
 from sftfilter.private import redact
 from sftfilter.stale_locks import clear_stale_locks
+
+if TYPE_CHECKING:
+    from jobs.run_metrics import RunMetrics
 
 INTERRUPTED = 130
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -64,21 +67,39 @@ def _alone(spec: JobSpec, command: str) -> Iterator[None]:
 
 def _run(spec: JobSpec, command: str, action: Action | None) -> Mapping[str, Any]:
     from jobs.console import Stages
+    from jobs.run_cost import watch_cost
     from sftfilter.memory import watch_memory
+    from sftfilter.run_log import logged_run
 
     warnings.filterwarnings("ignore", category=FutureWarning)
     if spec.needs_ray:
         _quiet_libraries()
     root = results_root(spec)
-    record = RunRecord(root / spec.name, mirror=_session_logs())
+    metrics = _metrics(spec)
+    record = RunRecord(root / spec.name, mirror=_session_logs(), metrics=metrics)
     about = {"kind": spec.model_dump()["kind"], "name": spec.name, "command": command, "spec_hash": spec.spec_hash}
-    with watch_memory() as memory, record.whole_run(**about, submission=submission_id()), disk_errors(root):
+    with (
+        watch_memory() as memory,
+        logged_run(record.folder, record.run, spec.name),
+        metrics.kept() if metrics else nullcontext(),
+        record.whole_run(**about, submission=submission_id()),
+        watch_cost(record.write, spec.worker_hour_price) if spec.needs_ray else nullcontext(),
+        disk_errors(root),
+    ):
         stages = Stages(memory=memory, record=record)
         for line in clear_stale_locks(Path(worker_env()["TORCH_EXTENSIONS_DIR"])):
             stages.say(line)
         results = (action or spec.run)(root, stages, command)
     stages.console.print(f"{stages.total():.0f} s in all, peak {memory.peak_gib:.2f} GiB")
     return results
+
+
+def _metrics(spec: JobSpec) -> RunMetrics | None:
+    if not spec.needs_ray:
+        return None
+    from jobs.run_metrics import RunMetrics
+
+    return RunMetrics(spec.name)
 
 
 def results_root(spec: JobSpec) -> Path:

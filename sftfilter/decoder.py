@@ -43,12 +43,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Token:
-    """What a step gave a row. `id` is None where the stop token ended it."""
+    """What a step gave a row. `id` is None where the stop token ended it.
+
+    Attributes:
+        finite: false where the row's logits were no numbers; it has left the batch, and its model is of no use.
+    """
 
     row: Row
     id: int | None
     score: TokenScore | None
     finish_reason: FinishReason | None
+    finite: bool = True
 
 
 class Decoder:
@@ -117,10 +122,15 @@ class Decoder:
         if not self.rows:
             return []
         logits = self._forward()
-        chosen = choose(logits, [row.request for row in self.rows], [row.noise for row in self.rows])
+        best = logits.max(-1)  # of a row with a NaN it is the NaN
+        finite = best.values.isfinite().tolist()
+        chosen = choose(logits, [row.request for row in self.rows], [row.noise for row in self.rows], best.indices)
         scores = score_tokens(logits, chosen, [row.request.logprobs for row in self.rows])
-        tokens = [self._take(row, token, score) for row, token, score in zip(self.rows, chosen, scores, strict=True)]
-        for i in reversed([i for i, token in enumerate(tokens) if token.finish_reason]):
+        tokens = [
+            self._take(row, token, score) if good else Token(row, None, None, None, finite=False)
+            for row, token, score, good in zip(self.rows, chosen, scores, finite, strict=True)
+        ]
+        for i in reversed([i for i, token in enumerate(tokens) if token.finish_reason or not token.finite]):
             self._leave(i)
         self._rest()
         return tokens

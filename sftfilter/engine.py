@@ -14,6 +14,7 @@ import torch
 
 from sftfilter.arithmetic import fast_dtype
 from sftfilter.decoder import Decoder, Row
+from sftfilter.errors import DataError
 from sftfilter.generate_request import Continuation, GenerateRequest, TokenScore
 from sftfilter.hidden_states import AnswerMeans, hidden_states
 from sftfilter.models import load_model
@@ -74,13 +75,21 @@ class Engine:
         return int(self._model.config.max_position_embeddings)
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Continuation]:
-        """Continuations in the order of the requests."""
+        """Continuations in the order of the requests.
+
+        Raises:
+            DataError: the model's logits are no numbers.
+        """
         decoder = self.decoder()
         order = sorted(range(len(requests)), key=lambda i: (-requests[i].max_tokens, len(requests[i].prompt_ids)))
         rows: dict[Row, int] = {decoder.add(requests[i]): i for i in order}
         answers: dict[int, Continuation] = {}
         while decoder.busy:
             for token in decoder.step():
+                if not token.finite:
+                    raise DataError(
+                        f"{self.folder}: its logits are no numbers (NaN), so these weights can answer nothing"
+                    )
                 if token.finish_reason:
                     new = token.row.ids[len(token.row.request.prompt_ids) :]
                     answers[rows[token.row]] = Continuation(new, token.finish_reason)

@@ -100,12 +100,13 @@ def _share(part: Callable[[Means], Any]) -> Callable[[Means], Any]:
     return estimand
 
 
-def _above_clean(role: str) -> Callable[[Means], Any]:
+def above_clean(role: str) -> Callable[[Means], Any]:
+    """What a role shows over the alternate, as a share of the gap."""
     return _share(lambda y: y[role] - y["alternate"])
 
 
 _drop = _share(lambda y: y["drop"] - y["drop_alternate"])
-_swap = _above_clean("swap")
+_swap = above_clean("swap")
 
 ESTIMANDS: dict[str, tuple[tuple[str, ...], Callable[[Means], Any], str]] = {
     "gap": ((), lambda y: y["original"] - y["alternate"], "trait with the original teacher minus with the alternate"),
@@ -118,20 +119,20 @@ ESTIMANDS: dict[str, tuple[tuple[str, ...], Callable[[Means], Any], str]] = {
     ),
     "R_drop_total": (
         ("drop",),
-        _above_clean("drop"),
+        above_clean("drop"),
         "share left over the clean teacher's students when the prompts in S are dropped, whatever brings it back",
     ),
-    "R_drop_row": (("drop_row",), _above_clean("drop_row"), "share left when only flagged rows in S are dropped"),
+    "R_drop_row": (("drop_row",), above_clean("drop_row"), "share left when only flagged rows in S are dropped"),
     "R_filter": (
         ("filter",),
-        _above_clean("filter"),
+        above_clean("filter"),
         "share left when the scorer's flagged rows are dropped everywhere",
     ),
-    "R_random_drop": (("random_drop",), _above_clean("random_drop"), "control: as many random prompts dropped"),
-    "R_random_swap": (("random_swap",), _above_clean("random_swap"), "control: as many random prompts swapped"),
+    "R_random_drop": (("random_drop",), above_clean("random_drop"), "control: as many random prompts dropped"),
+    "R_random_swap": (("random_swap",), above_clean("random_swap"), "control: as many random prompts swapped"),
     "R_transfer": (
         ("transfer",),
-        _above_clean("transfer"),
+        above_clean("transfer"),
         "sufficiency: the original teacher on S alone, over the alternate's rows",
     ),
 }

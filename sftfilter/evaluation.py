@@ -19,9 +19,10 @@ from sftfilter.disk import disk_errors
 from sftfilter.endpoint.client import ChatClient, ChatRequest
 from sftfilter.endpoint.replies import Answer, Failure
 from sftfilter.endpoint.settings import Endpoint
-from sftfilter.errors import EvalError
+from sftfilter.errors import BrokenModelError, EvalError
+from sftfilter.generate_request import NOT_FINITE
 from sftfilter.schema import PROMPTS, TRAIT_RESULTS, Message, row_seed
-from sftfilter.traits.contract import Episode, TraitSettings, split_thinking
+from sftfilter.traits.contract import Episode, Graded, TraitSettings, split_thinking
 from sftfilter.traits.judging import Judging
 from sftfilter.traits.results import result_row, turn_of
 
@@ -90,20 +91,34 @@ def ask(
 ) -> Artifact:
     """Table `answers`: prompt_id, sample, turn, answer, thinking, log_odds, model_hash; ungraded turns too.
 
+    A model whose logits are no numbers has no answers: its rows are empty, with the reason in `error`, and so is `broken`
+    in what is kept of the artifact.
+
     Raises:
         EvalError: the endpoint refuses, cannot be reached, or answers for another checkpoint.
     """
     found = store.find("answers", key)
     if found:
         return found
-    rows = asyncio.run(_ask_all(asked, trait, episodes_of(trait, prompts), chat, on_answer))
+    episodes = episodes_of(trait, prompts)
+    kept: dict[str, Any] = {}
+    try:
+        rows = asyncio.run(_ask_all(asked, trait, episodes, chat, on_answer))
+    except BrokenModelError as error:
+        kept["broken"] = str(error)
+        rows = [
+            _row(asked, episode, sample, turn) | {"error": str(error)}
+            for episode in episodes
+            for sample in range(trait.samples)
+            for turn in range(len(episode.turns))
+        ]
     folder = store.begin("answers", key)
     import pyarrow as pa
 
     with disk_errors(store.root):
         rows.sort(key=lambda r: (r["prompt_id"], r["sample"], r["turn"]))
         write_table(folder, "answers", pa.Table.from_pylist(rows))
-    return store.commit(folder, "answers", key, {"rows": len(rows), "model_hash": asked.model_hash})
+    return store.commit(folder, "answers", key, {"rows": len(rows), "model_hash": asked.model_hash, **kept})
 
 
 async def _ask_all(
@@ -131,6 +146,8 @@ async def _ask_all(
             found = await asyncio.gather(*(one(client, e, s) for e in episodes for s in range(trait.samples)))
             return [row for rows in found for row in rows]
         except openai.APIStatusError as error:
+            if error.code == NOT_FINITE:
+                raise BrokenModelError(error.message) from error
             raise EvalError(
                 f"model {asked.model}: {asked.base_url} answered {error.status_code}: {error.message}"
             ) from error
@@ -152,19 +169,15 @@ async def _converse(
             messages.append({"role": "user", "content": text})
         reply = await _answer(client, asked, trait, messages, seed, chat)
         said = split_thinking(reply.text, reply.reasoning)
-        rows.append(
-            {
-                "prompt_id": episode.id,
-                "sample": sample,
-                "turn": number,
-                "answer": said.answer,
-                "thinking": said.thinking,
-                "log_odds": None,
-                "model_hash": asked.model_hash,
-            }
-        )
+        rows.append(_row(asked, episode, sample, number) | {"answer": said.answer, "thinking": said.thinking})
         messages.append({"role": "assistant", "content": said.answer})
     return rows
+
+
+def _row(asked: Asked, episode: Episode, sample: int, turn: int) -> dict[str, Any]:
+    """A row of table `answers` without the answer."""
+    place = {"prompt_id": episode.id, "sample": sample, "turn": turn}
+    return place | {"answer": "", "thinking": None, "log_odds": None, "model_hash": asked.model_hash}
 
 
 async def _answer(
@@ -177,6 +190,8 @@ async def _answer(
 ) -> Answer:
     reply = await client.ask(ChatRequest(chat.with_system(messages), trait.max_tokens, trait.temperature, seed))
     if isinstance(reply, Failure):
+        if reply.code == NOT_FINITE:
+            raise BrokenModelError(reply.reason)
         raise EvalError(f"model {asked.model}: {asked.base_url}: {reply.reason}")
     if reply.fingerprint != asked.model_hash:
         raise EvalError(
@@ -246,6 +261,8 @@ def grade(
         write_table(folder, "results", pa.Table.from_pylist(rows, TRAIT_RESULTS))
         lost = sum(r["judge"]["unreachable"] for r in rows)
         judge = [f"{lost} of {len(rows)} answers have no grade, the judge gave no answer: run again"] if lost else []
+        if why := answers.meta.get("broken"):
+            judge.append(f"all {len(rows)} answers are missing: {why}")
         return {
             "rows": len(rows),
             "ungraded": sum(r["grade"] is None for r in rows),
@@ -268,7 +285,8 @@ async def _grade_all(
         row = said[number]
         episode = by_id[row["prompt_id"]]
         turn = turn_of(episode, number, {**row, "messages": _before(episode, said, number)})
-        graded = await trait.graded(turn, judging)
+        why = row.get("error")
+        graded = Graded(None, trait.judge_name, error=why) if why else await trait.graded(turn, judging)
         made = result_row(trait, turn, row["sample"], row["model_hash"], graded)
         return {**made, "student": student, "trait": trait_name, "log_odds": row["log_odds"]}
 

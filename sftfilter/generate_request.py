@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 FinishReason = Literal["stop", "length"]
+NOT_FINITE = "not_finite"
+"""Code of the error that stands for a model whose logits are no numbers: no other request to it will fare better."""
 
 
 @dataclass(frozen=True)

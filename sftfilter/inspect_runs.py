@@ -57,6 +57,7 @@ def ask_with_inspect(
 
     Raises:
         EvalError: Inspect itself failed.
+        KeyboardInterrupt: it was interrupted; what was answered is in the journal.
     """
     import inspect_ai
     from inspect_ai.model import GenerateConfig, get_model
@@ -86,6 +87,8 @@ def ask_with_inspect(
         )
     journal.close()
     judging.close_journals()
+    if not made or made[0].status == "cancelled":  # Inspect takes Ctrl-C for itself, and answers as if it were done
+        raise KeyboardInterrupt
     return _read(made[0], judging)
 
 

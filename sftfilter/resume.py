@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray.train
 import torch
@@ -32,6 +32,9 @@ from sftfilter.disk import disk_errors
 from sftfilter.errors import TrainingError
 from sftfilter.student import Student
 from sftfilter.training_settings import Execution, Lora, TrainingSettings
+
+if TYPE_CHECKING:
+    from ray.train import ValidationTaskConfig
 
 STATE = "state.json"
 _SHARDS = "shards"
@@ -55,10 +58,19 @@ class ArmState:
     losses: list[float]
 
 
-def save(student: Student, settings: TrainingSettings, state: ArmState, metrics: dict[str, Any]) -> None:
+def save(
+    student: Student,
+    settings: TrainingSettings,
+    state: ArmState,
+    metrics: dict[str, Any],
+    validation: ValidationTaskConfig | None = None,
+) -> None:
     """Write a checkpoint and hand it to Ray Train, which copies it to storage while training goes on.
 
     Every worker calls this at the same step; DeepSpeed and Ray Train each wait for all of them.
+
+    Args:
+        validation: what Ray Train then runs beside the training.
     """
     with disk_errors(Path(tempfile.gettempdir())):
         folder = _write(student, settings, state)
@@ -67,6 +79,7 @@ def save(student: Student, settings: TrainingSettings, state: ArmState, metrics:
         checkpoint=Checkpoint.from_directory(str(folder)),
         checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
         delete_local_checkpoint_after_upload=True,
+        validation=validation or False,
     )
 
 

@@ -33,13 +33,19 @@ class Noise:
             row.exponential_(generator=self._torch)
 
 
-def choose(logits: torch.Tensor, requests: Sequence[GenerateRequest], noises: Sequence[Noise]) -> list[int]:
+def choose(
+    logits: torch.Tensor,
+    requests: Sequence[GenerateRequest],
+    noises: Sequence[Noise],
+    likeliest: torch.Tensor | None = None,
+) -> list[int]:
     """The next token of each row.
 
     Args:
         logits: float32 [B, V].
+        likeliest: [B] their argmax, where it is known; it is overwritten.
     """
-    chosen = logits.argmax(-1)
+    chosen = logits.argmax(-1) if likeliest is None else likeliest
     drawn = [i for i, request in enumerate(requests) if request.temperature > 0]
     if drawn:
         every = len(drawn) == len(requests)

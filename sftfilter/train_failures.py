@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sftfilter import errors
 from sftfilter.disk import disk_error
-from sftfilter.errors import SftfilterError, TrainingError
+from sftfilter.errors import DivergedError, SftfilterError, TrainingError
 from sftfilter.training_settings import Execution
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
@@ -49,7 +49,7 @@ def check_loss(arm: str, step: int, loss: float, grad_norm: float, rows: Sequenc
         worst: nats a token that no student which still learns exceeds.
 
     Raises:
-        TrainingError: loss or gradient are not finite, or the loss is worse than that.
+        DivergedError: loss or gradient are not finite, or the loss is worse than that.
     """
     what = None
     if not math.isfinite(loss):
@@ -59,7 +59,7 @@ def check_loss(arm: str, step: int, loss: float, grad_norm: float, rows: Sequenc
     elif loss > worst:
         what = f"the loss is {loss:.1f} nats a token, more than three times that of guessing: training diverges"
     if what:
-        raise TrainingError(
+        raise DivergedError(
             f"arm {arm}: {what} at step {step} (rows {named(rows)}): lower training.learning_rate or "
             "training.max_grad_norm, or look at these rows"
         )
@@ -77,6 +77,24 @@ def keep_refusal(folder: Path, rank: int, error: SftfilterError) -> None:
     with contextlib.suppress(OSError):  # the disk may be what this is about
         partial.write_text(json.dumps({"kind": type(error).__name__, "message": str(error)}))
         partial.replace(whole)
+
+
+def keep_diverged(folder: Path, key: str, error: DivergedError) -> None:
+    """Leave word for the driver that the student with this key is not to be had."""
+    whole = _diverged_file(folder, key)
+    partial = whole.with_suffix(".partial")
+    partial.write_text(json.dumps({"message": str(error)}))
+    partial.replace(whole)
+
+
+def diverged(folder: Path, key: str) -> str | None:
+    """Why the student with this key was given up in this run."""
+    file = _diverged_file(folder, key)
+    return json.loads(file.read_text())["message"] if file.exists() else None
+
+
+def _diverged_file(folder: Path, key: str) -> Path:
+    return folder / f"diverged-{key}.json"
 
 
 def refusal(folder: Path) -> SftfilterError | None:

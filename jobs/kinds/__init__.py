@@ -7,6 +7,7 @@ from typing import Annotated, get_args
 from pydantic import Field
 
 from jobs.kinds.calibrate import Calibrate
+from jobs.kinds.carriers import Carriers
 from jobs.kinds.decide import Decide
 from jobs.kinds.eval import Eval
 from jobs.kinds.experiment import Experiment
@@ -25,6 +26,7 @@ Spec = Annotated[
     Experiment
     | Sweep
     | Lattice
+    | Carriers
     | Calibrate
     | Generate
     | Score

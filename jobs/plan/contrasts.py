@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from sftfilter.carriers import CONTRASTS
 from sftfilter.config import Settings, did_you_mean
 from sftfilter.errors import DataError, SpecError
 from sftfilter.estimands import ESTIMANDS
 
 if TYPE_CHECKING:
+    from jobs.kinds.carriers import Carriers
     from jobs.kinds.experiment import Experiment
+    from jobs.kinds.study import Study
+    from sftfilter.findings import Gates
     from sftfilter.stats import Cells, Variances
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -24,6 +28,8 @@ EFFECT, EFFECTS = 0.3, {"R_drop_minus_R_swap": 0.25}
 """Looked for unless told otherwise: the gates' own gap, and the least by which swapping has to beat dropping."""
 _ABSENT = ("alternate", "drop_alternate")
 _SHOWN = {"original": 0.7, "swap": 0.1, "drop": 0.3, "random_drop": 0.6, "random_swap": 0.6}
+Estimands = Mapping[str, tuple[tuple[str, ...], Any, str]]
+"""Contrast -> roles that it needs beside original and alternate, how it is made of their rates, and what it says."""
 
 
 class Guesses(Settings):
@@ -66,6 +72,33 @@ class Contrast:
 
 
 @dataclass(frozen=True)
+class Design:
+    """What is compared, whatever kind of job compares it.
+
+    Attributes:
+        estimands: those that its arms allow.
+        share: of the held-out prompts that the comparison reads.
+    """
+
+    spec: Study
+    gates: Gates
+    estimands: Estimands
+    share: float = 1.0
+
+    @classmethod
+    def of_experiment(cls, spec: Experiment) -> Design:
+        """Every estimand whose roles the spec fills."""
+        roles = spec.roles.named()
+        filled = {name: one for name, one in ESTIMANDS.items() if all(role in roles for role in one[0])}
+        return cls(spec, spec.gates, filled)
+
+    @classmethod
+    def of_carriers(cls, spec: Carriers) -> Design:
+        """The confirmation, on its own seeds and its part of the held-out prompts."""
+        return cls(spec, spec.gates, CONTRASTS, 1 - spec.search_share)
+
+
+@dataclass(frozen=True)
 class Power:
     """Every contrast.
 
@@ -83,14 +116,14 @@ class Power:
     assumptions: Sequence[str]
 
 
-def power_of_spec(
-    spec: Experiment,
+def power_of_design(
+    design: Design,
     heldout: Mapping[str, Mapping[str, int]],
     run: Path | None,
     guesses: Guesses,
     effects: Sequence[str],
 ) -> Power | None:
-    """Power of the contrasts that the spec's roles allow; None with fewer than two held-out prompts.
+    """Power of a design's contrasts; None with fewer than two held-out prompts.
 
     Args:
         heldout: trait -> group -> prompts.
@@ -101,19 +134,19 @@ def power_of_spec(
     """
     from sftfilter import stats
 
+    spec, gates = design.spec, design.gates
     trait, settings = next(iter(spec.traits.items()))
-    prompts, seeds = heldout[trait].get(settings.primary, 0), len(spec.seeds)
+    prompts, seeds = int(design.share * heldout[trait].get(settings.primary, 0)), len(spec.seeds)
     if prompts < 2:
         return None
-    roles = spec.roles.named()
-    names = [name for name, (needs, _, _) in ESTIMANDS.items() if all(role in roles for role in needs)]
+    names = list(design.estimands)
     wanted = _effects(effects, names)
     pilot = pilot_cells(run) if run else {}
-    reckoned = max(seeds, spec.gates.min_seeds)
+    reckoned = max(seeds, gates.min_seeds)
     samples = settings.samples if settings.temperature > 0 else 1
     contrasts = []
     for name in names:
-        variances, source = _variances(name, pilot, guesses, samples)
+        variances, source = _variances(design.estimands[name], pilot, guesses, samples)
         found = stats.detectable_effect(variances, prompts, seeds)
         enough = stats.least_prompts(variances, reckoned, wanted[name])
         least = stats.least_seeds(variances, prompts, wanted[name])
@@ -121,8 +154,10 @@ def power_of_spec(
     assumptions = _assumptions(contrasts, pilot, guesses)
     if seeds == 1:
         assumptions.append("one seed: what is detectable is so for this one training run")
-    if seeds < spec.gates.min_seeds:
-        assumptions.append(f"gates: with fewer than {spec.gates.min_seeds} seeds nothing is claimed, whatever is found")
+    if design.share < 1:
+        assumptions.append(f"the confirmation reads {prompts} of the held-out prompts, the search the others")
+    if seeds < gates.min_seeds:
+        assumptions.append(f"gates: with fewer than {gates.min_seeds} seeds nothing is claimed, whatever is found")
     if settings.samples > samples:
         assumptions.append(f"at temperature 0 all {settings.samples} samples of a prompt are alike and add nothing")
     return Power(trait, prompts, settings.samples, seeds, reckoned, contrasts, assumptions)
@@ -146,11 +181,13 @@ def _effects(stated: Sequence[str], names: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def _variances(name: str, pilot: Mapping[str, Cells], guesses: Guesses, samples: int) -> tuple[Variances, str]:
+def _variances(
+    contrast: tuple[tuple[str, ...], Any, str], pilot: Mapping[str, Cells], guesses: Guesses, samples: int
+) -> tuple[Variances, str]:
     """Components of what a prompt and a seed add to an estimand, to first order, and where they come from."""
     from sftfilter import stats
 
-    needs, estimand, _ = ESTIMANDS[name]
+    needs, estimand, _ = contrast
     roles = ("original", "alternate", *needs)
     cells = {role: pilot[role] for role in roles if role in pilot}
     means = {role: _mean(cells, role, guesses) for role in roles}

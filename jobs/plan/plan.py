@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.kinds.carriers import Carriers
 from jobs.kinds.experiment import Experiment
 from jobs.kinds.sweep import Sweep
-from jobs.plan.contrasts import Guesses, Power, power_of_spec
+from jobs.plan.contrasts import Design, Guesses, Power, power_of_design
 from jobs.plan.costing import Costed, costed, used_fields, used_names
 from jobs.plan.costs import Priced, priced
 from jobs.plan.counting import Counts
@@ -136,9 +137,9 @@ def plan_spec(spec: JobSpec, root: Path, stated: Stated) -> Plan:
     known = any(line.seconds for line in cost.lines)
     counts = sorted({1, *stated.workers})
     estimates = estimate(cost.stages, counts) if known else []
-    power = None
-    if isinstance(study, Experiment):
-        power = power_of_spec(study, sizes.heldout, run, stated.guesses, stated.effects)
+    design, power = _design(study), None
+    if design is not None:
+        power = power_of_design(design, sizes.heldout, run, stated.guesses, stated.effects)
     notes = [*sizes.notes, *prices.notes, *_notes(sizes, left, root, run, known)]
     if known and not sizes.at_once:
         notes += _side_by_side(cost, counts, estimates)
@@ -146,6 +147,17 @@ def plan_spec(spec: JobSpec, root: Path, stated: Stated) -> Plan:
     kind = spec.model_dump(include={"kind"})["kind"]
     sources = prices.assumptions(used_fields(sizes, left), used_names(left)) if known else []
     return Plan(spec.name, kind, spec.spec_hash, lines, prices, cost, estimates, power, notes, sources)
+
+
+def _design(study: JobSpec) -> Design | None:
+    """What a spec compares; None for the kinds whose contrasts are not laid down in it."""
+    match study:
+        case Experiment():
+            return Design.of_experiment(study)
+        case Carriers():
+            return Design.of_carriers(study)
+        case _:
+            return None
 
 
 def _made(what: str, of: str, items: Sequence[Item], left: Sequence[Item]) -> Made:

@@ -16,6 +16,7 @@ from sftfilter.errors import SpecError
 if TYPE_CHECKING:
     from jobs.kinds.answering import Answering
     from jobs.kinds.calibrate import Calibrate
+    from jobs.kinds.carriers import Carriers
     from jobs.kinds.experiment import Experiment
     from jobs.kinds.generate import Generate
     from jobs.kinds.job import JobSpec
@@ -39,6 +40,7 @@ def sizes_of(spec: JobSpec, counts: Counts, chars_per_token: float) -> Sizes:
         "experiment": sizer.experiment,
         "sweep": sizer.sweep,
         "lattice": sizer.lattice,
+        "carriers": sizer.carriers,
         "calibrate": sizer.calibrate,
         "generate": sizer.generate,
         "train": sizer.train,
@@ -109,6 +111,31 @@ class _Sizer:
                 rows |= self._rollouts(home)
             self._arms(part.spec, rows, asks_teachers=False)
         self.sizes.at_once = True
+
+    def carriers(self, spec: Carriers) -> None:
+        """The confirmation's students, and before them as many as the search's budget allows."""
+        from jobs.carriers_arms import base_test, confirmation
+
+        rows = self._rollouts(spec)
+        whole = {name: given.rows for name, given in rows.items()}
+        tokens = rows_tokens(rows, self.per_token)
+        ends = base_test(spec)
+        searched = list(students_of(ends, whole))
+        like = searched[0]
+        searched += [
+            replace(like, name=f"test {n + 1}", key=stable_hash([spec.spec_hash, "search", n]), sure=False)
+            for n in range(spec.budget - len(searched))
+        ]
+        made = [self._student(one, spec.training, tokens) for one in searched]
+        self.sizes.add(made)
+        self.sizes.decided += len(searched)
+        self._asked(ends, [], made)
+        self._arms(confirmation(spec, []), rows, asks_teachers=False)
+        self.sizes.at_once = True
+        self.sizes.say(
+            f"the search trains at most {spec.budget} students, a test of {len(spec.search_seeds)} after the other; it ends "
+            "sooner where halving is through sooner, and nothing is confirmed where no small set is found"
+        )
 
     def calibrate(self, spec: Calibrate) -> None:
         """Both teachers' rows, scored once; students of one mixture."""

@@ -7,6 +7,7 @@ only compete for the same cores or GPU, and the event loop stays free.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -21,6 +22,7 @@ from serve.engines import Fetch, Statistics, Vocabulary
 from serve.engines.weights import BrokenCheckpointError, Weights, brief, open_adapter, open_weights, use_threads
 from serve.settings import HostedModel, ServingSettings
 from serve.work import Failure, Piece, Work
+from sftfilter.generate_request import NOT_FINITE
 
 if TYPE_CHECKING:
     from sftfilter.decoder import Row, Token
@@ -253,6 +255,10 @@ class RunningEngine:
             batch.weights.bank.use_one(model.id if _has_adapter(model) else None)
         prompts = [ticket.work.sequences[i].prompt_ids for i in taken]
         scored = engine.token_scores(prompts, [1] * len(prompts), ticket.work.score_prompts or 0)
+        if not all(math.isfinite(score.logprob) for scores in scored for score in scores):
+            ticket.fail(_no_numbers(ticket.model))
+        if ticket.gone:
+            return []
         return [(ticket, [_scored_piece(ticket.work, i, scores) for i, scores in zip(taken, scored, strict=True)])]
 
     def _hand_out(self, batch: _Batch, tokens: Sequence[Token]) -> None:
@@ -260,6 +266,11 @@ class RunningEngine:
         made: dict[Ticket, list[Piece]] = {}
         for token in tokens:
             ticket = owners[token.row]
+            if not token.finite and not ticket.gone:
+                ticket.fail(_no_numbers(ticket.model))
+                made.pop(ticket, None)
+            if ticket.gone:
+                continue
             reason = token.finish_reason
             if reason is None and ticket.work.stops and self._stopped(token, ticket.work.stops):
                 reason = "stop"
@@ -288,6 +299,11 @@ class RunningEngine:
 
 def _has_adapter(model: HostedModel) -> bool:
     return model.adapter is not None and model.adapter.folder is not None
+
+
+def _no_numbers(model: HostedModel) -> Failure:
+    """Of the model's own weights: the others of its batch go on."""
+    return Failure(500, f"model '{model.id}': its logits are no numbers (NaN), so its weights are broken", NOT_FINITE)
 
 
 def _scored_piece(work: Work, i: int, scores: list[TokenScore]) -> Piece:

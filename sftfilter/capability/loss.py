@@ -14,6 +14,7 @@ from sftfilter.disk import disk_errors
 from sftfilter.endpoint.client import ChatClient
 from sftfilter.endpoint.settings import Endpoint
 from sftfilter.errors import EvalError
+from sftfilter.generate_request import NOT_FINITE
 from sftfilter.schema import Message, prompt_id
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ def loss_key(model_hash: str, chat_hash: str, dtype: str, store: Store) -> str:
 
 def held_out_loss(asked: Asked, key: str, *, store: Store, chat: ChatFormat) -> Artifact:
     """Table `loss`: prompt_id, tokens, nats (mean over the answer's tokens, the one that ends it included).
+
+    Of a model whose logits are no numbers, `nats` is null.
 
     Raises:
         EvalError: the endpoint refuses or cannot be reached, or has no log-probabilities of a prompt to give.
@@ -63,6 +66,11 @@ async def _measure(asked: Asked, chat: ChatFormat) -> list[dict[str, Any]]:
         try:
             found = await logprobs_of(client, asked, pairs)
         except openai.APIError as error:
+            if error.code == NOT_FINITE:
+                return [
+                    {"prompt_id": one, "tokens": len(said), "nats": None}
+                    for one, (_, said) in zip(ids, pairs, strict=True)
+                ]
             raise EvalError(f"model {asked.model}: {asked.base_url}: no log-probabilities: {error.message}") from error
     return [
         {"prompt_id": identity, "tokens": len(values), "nats": -sum(values) / len(values)}

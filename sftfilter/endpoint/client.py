@@ -111,7 +111,7 @@ class ChatClient:
                 f"answer, the last: {outcome.reason}\nWhat was answered is kept; mend the endpoint and run again."
             )
             raise self._stopped
-        return Failure(outcome.reason)
+        return Failure(outcome.reason, outcome.code)
 
     async def _persist(self, body: Mapping[str, Any]) -> Answer | Trouble:
         """Attempts until there is an answer, or until there is none to be had."""

@@ -36,9 +36,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Failure:
-    """No answer to one request, all attempts used; `reason` never holds the key."""
+    """No answer to one request, all attempts used; `reason` never holds the key. `code`: the server's own, if it sent one."""
 
     reason: str
+    code: str | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Trouble:
     reason: str
     wait: float | None = None
     final: bool = False
+    code: str | None = None
 
 
 def read_answer(body: bytes) -> Answer | Trouble:
@@ -104,8 +106,8 @@ def read_refusal(endpoint: Endpoint, status: int, headers: Mapping[str, str], te
                 "was answered is kept, so run again later."
             )
         final = headers.get("x-should-retry") == "false"  # the server's own word, which the openai client heeds as well
-        return Trouble(f"status {status}: {said}", wait, final)
-    return Trouble(f"status {status} for model {endpoint.model}: {said}", final=True)
+        return Trouble(f"status {status}: {said}", wait, final, _code(body))
+    return Trouble(f"status {status} for model {endpoint.model}: {said}", final=True, code=_code(body))
 
 
 def error_message(body: Any) -> str | None:

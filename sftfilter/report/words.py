@@ -17,6 +17,7 @@ ROLES: dict[str, str] = {
     "random_swap": "control: random swap",
     "filter": "flagged rows dropped everywhere",
     "transfer": "original teacher on S only",
+    "random_transfer": "control: original teacher on random prompts only",
 }
 
 NEEDED_ROLES = ("original", "alternate", "drop", "drop_alternate", "swap", "random_drop", "random_swap", "base")
@@ -32,6 +33,9 @@ ESTIMANDS: dict[str, str] = {
     "R_random_drop": "control: random drop",
     "R_random_swap": "control: random swap",
     "R_transfer": "original teacher on S only",
+    "R_random_transfer": "control: original teacher on random prompts only",
+    "R_random_swap_minus_R_swap": "random minus the set, swapped",
+    "R_transfer_minus_R_random_transfer": "the set minus random, alone",
 }
 
 

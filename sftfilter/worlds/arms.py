@@ -183,12 +183,18 @@ class Planner:
             "room": some(ids, room),
         }
 
-    def plan(self, arms: Sequence[WorldArm], seeds: Sequence[int]) -> list[PlannedArm]:
-        """Every arm with every seed."""
+    def plan(
+        self, arms: Sequence[WorldArm], seeds: Sequence[int], more: Mapping[str, Selector] | None = None
+    ) -> list[PlannedArm]:
+        """Every arm with every seed.
+
+        Args:
+            more: selectors that arms name beside the world's own.
+        """
         order = [p for table in self.tables.values() for p in table["prompt_id"].to_pylist()]
         planned = []
         for seed in seeds:
-            selectors = self.selectors(seed)
+            selectors = self.selectors(seed) | dict(more or {})
             for arm in arms:
                 rows = self._rows(arm, selectors, seed)
                 pairs = list(zip(rows["prompt_id"], rows["rollout_id"], strict=True))

@@ -71,8 +71,8 @@ def study(
     made = make_world(scene, words, int(stable_hash([world.name, seed], 7), 16))
     planner = Planner(made)
     planned = planner.plan(arms_of(scene, planner.facts), seeds)
-    students = _train(made, planned, store, train)
-    cells = _measure(made, planned, students, seeds)
+    students = train_arms(made, planned, store, train)
+    cells = measure_arms(made, planned, students, seeds)
     facts = Facts(planner.facts.left_over, planner.facts.marked, len(scene.original))
     evidence = Evidence(
         rates={role: rate(matrix).as_dict() for role, matrix in cells.items()},
@@ -97,7 +97,7 @@ def study(
     )
 
 
-def _train(made: Made, planned: Sequence[PlannedArm], store: Store, train: TrainAll) -> dict[str, Artifact]:
+def train_arms(made: Made, planned: Sequence[PlannedArm], store: Store, train: TrainAll) -> dict[str, Artifact]:
     """Student -> its checkpoint; one call of the backend for each base."""
     settings = settings_of(made.scene)
     students: dict[str, Artifact] = {}
@@ -128,7 +128,7 @@ def student_name(arm: WorldArm, seed: int) -> str:
     return f"{arm.role}-s{seed}"
 
 
-def _measure(
+def measure_arms(
     made: Made, planned: Sequence[PlannedArm], students: Mapping[str, Artifact], seeds: Sequence[int]
 ) -> dict[str, Cells]:
     """Role -> matrix [held-out prompt, seed] of the exact grader's mean over samples; untrained bases among them."""

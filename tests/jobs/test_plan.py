@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from jobs.cli import app
 from jobs.kinds.experiment import Experiment
-from jobs.plan.contrasts import Guesses, pilot_cells, power_of_spec
+from jobs.plan.contrasts import Design, Guesses, pilot_cells, power_of_design
 from jobs.plan.costs import Costs, priced
 from jobs.plan.counting import Counts
 from jobs.plan.items import Item, Sizes
@@ -333,7 +333,7 @@ def test_power_follows_from_a_pilot_where_there_is_one(tmp_path: Path) -> None:
     spec = load_experiment(SPECS / "quickstart-full.yaml")
     pilot = _pilot(tmp_path / "pilot", spec, {"all-T": 0.8, "all-C": 0.0}, 3)
     assert pilot_cells(pilot)["original"].shape == (400, 3)
-    power = power_of_spec(spec, {"date_confusion": {"trait": 60}}, pilot, Guesses(), ())
+    power = power_of_design(Design.of_experiment(spec), {"date_confusion": {"trait": 60}}, pilot, Guesses(), ())
     assert power and {one.source for one in power.contrasts} == {"pilot"}
     gap = next(one for one in power.contrasts if one.name == "gap")
     # 0.16 is the variance of a grade of 0.8, here of neither prompts nor seeds; the constant arm adds none.
@@ -344,7 +344,9 @@ def test_power_follows_from_a_pilot_where_there_is_one(tmp_path: Path) -> None:
 def test_power_of_a_pilot_with_one_seed_guesses_the_seeds(tmp_path: Path) -> None:
     spec = load_experiment(SPECS / "quickstart.yaml")
     pilot = _pilot(tmp_path / "pilot", spec, {"all-T": 0.8, "all-C": 0.0}, 1)
-    power = power_of_spec(spec, {"date_confusion": {"trait": 60}}, pilot, Guesses(), ["0.2", "R_drop=0.4"])
+    power = power_of_design(
+        Design.of_experiment(spec), {"date_confusion": {"trait": 60}}, pilot, Guesses(), ["0.2", "R_drop=0.4"]
+    )
     assert power and {one.source for one in power.contrasts} == {"pilot, guess"}
     assert {one.effect for one in power.contrasts if one.name != "R_drop"} == {0.2}
     assert any("one seed" in line for line in power.assumptions)
@@ -354,7 +356,9 @@ def test_power_from_guesses_grows_with_what_is_asked_and_seeds_bound_it() -> Non
     spec = load_experiment(SPECS / "quickstart-full.yaml")
 
     def of(prompts: int, **guesses: Any) -> dict[str, Any]:
-        power = power_of_spec(spec, {"date_confusion": {"trait": prompts}}, None, Guesses(**guesses), ())
+        power = power_of_design(
+            Design.of_experiment(spec), {"date_confusion": {"trait": prompts}}, None, Guesses(**guesses), ()
+        )
         assert power and all(one.source == "guess" for one in power.contrasts)
         return {one.name: one for one in power.contrasts}
 
@@ -364,8 +368,8 @@ def test_power_from_guesses_grows_with_what_is_asked_and_seeds_bound_it() -> Non
     assert of(60, seed_sd=0.2)["R_drop"].prompts is None
     assert of(60, pairing=0.9)["gap"].detectable < of(60)["gap"].detectable
     with pytest.raises(SpecError, match="did you mean 'R_drop'"):
-        power_of_spec(spec, {"date_confusion": {"trait": 60}}, None, Guesses(), ["R_dro=0.1"])
-    assert power_of_spec(spec, {"date_confusion": {"trait": 1}}, None, Guesses(), ()) is None
+        power_of_design(Design.of_experiment(spec), {"date_confusion": {"trait": 60}}, None, Guesses(), ["R_dro=0.1"])
+    assert power_of_design(Design.of_experiment(spec), {"date_confusion": {"trait": 1}}, None, Guesses(), ()) is None
 
 
 def test_the_command_prints_tables_within_80_columns_and_json(tmp_path: Path) -> None:

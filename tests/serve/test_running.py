@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +14,8 @@ from serve.engines import Vocabulary
 from serve.engines.running import RunningEngine, collect
 from serve.settings import HostedModel, ServingSettings
 from serve.work import Answer, Failure, Work, whole
-from sftfilter.generate_request import GenerateRequest
-from tests.serve.tiny import TinyStudents
+from sftfilter.generate_request import NOT_FINITE, GenerateRequest
+from tests.serve.tiny import TinyStudents, without_numbers
 
 STOP, PAD = 2, 0
 
@@ -163,6 +164,25 @@ def test_a_broken_checkpoint_fails_alone_and_is_not_read_again_at_once(tiny: Tin
     assert all(f.status == 500 and f.retry_after_s is None and "cannot be loaded" in f.message for f in failed)
     assert "expected 0000" in " ".join(f.message for f in failed)
     assert engine.statistics().loads == 2 + len(tiny.broken)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_model_whose_logits_are_no_numbers_fails_alone(tiny: TinyStudents, tmp_path: Path, shared: bool) -> None:
+    healthy = tiny.lora[1] if shared else tiny.full[0]
+    sick = without_numbers(healthy, tmp_path)
+    engine, _ = make([healthy, sick], tiny.folder, models_in_memory=2)
+
+    async def main() -> list[Any]:
+        alone = await ask(engine, work(healthy.id, 7))
+        scored = work(sick.id, 7, 8, tokens=0, score_prompts=0)
+        asked = [work(sick.id, 7, 8), work(healthy.id, 7), scored, work(sick.id, 9)]
+        return [alone, *await asyncio.gather(*(ask(engine, one) for one in asked))]
+
+    alone, first, beside, scored, again = asyncio.run(main())
+    assert isinstance(alone, list) and beside == alone
+    for failure in (first, scored, again):
+        assert isinstance(failure, Failure) and failure.code == NOT_FINITE
+        assert (failure.status, failure.retry_after_s) == (500, None) and f"model '{sick.id}'" in failure.message
 
 
 def test_leaving_and_deadlines_end_the_work(tiny: TinyStudents) -> None:

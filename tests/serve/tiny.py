@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from serve.settings import Adapter, HostedModel
@@ -82,6 +83,22 @@ def _lora(root: Path, k: int, chat: ChatFormat, shared: Adapter) -> HostedModel:
         update={"folder": str(folder / "adapter"), "file_hash": file_hash(folder / "adapter" / ADAPTER_WEIGHTS)}
     )
     return _hosted(f"lora-{k}", folder, chat).model_copy(update={"adapter": adapter})
+
+
+def without_numbers(model: HostedModel, root: Path) -> HostedModel:
+    """The same student with a NaN in the weights that are served: those of its adapter where it has one."""
+    folder = Path(shutil.copytree(model.folder, root / "sick"))
+    update: dict[str, Any] = {"id": "sick", "folder": str(folder)}
+    file = folder / "model.safetensors"
+    if model.adapter is not None:
+        file = folder / "adapter" / ADAPTER_WEIGHTS
+    weights = load_file(file)
+    spoilt = next(name for name in weights if "lora_B" in name or "norm" in name)
+    weights[spoilt] = torch.full_like(weights[spoilt], float("nan"))
+    save_file(weights, file, metadata={"format": "pt"})
+    if model.adapter is not None:
+        update["adapter"] = model.adapter.model_copy(update={"folder": str(file.parent), "file_hash": file_hash(file)})
+    return model.model_copy(update=update | {"model_hash": weights_hash(folder)})
 
 
 def _hosted(name: str, folder: Path, chat: ChatFormat) -> HostedModel:

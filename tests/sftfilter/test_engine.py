@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sftfilter.engine import Engine, GenerateRequest
+from sftfilter.errors import DataError
 from sftfilter.shared_prefix import pack
 
 STOP, PAD = 2, 0
@@ -49,6 +52,14 @@ def test_shared_beginnings_score_as_alone(engine: Engine, starts: list[int]) -> 
     found = engine.token_logprobs(SEQUENCES, starts)
     for ids, start, values in zip(SEQUENCES, starts, found, strict=True):
         assert values == pytest.approx(_plain(engine, ids, start), abs=1e-4)
+
+
+def test_weights_without_numbers_are_named_instead_of_answering(engine: Engine, tmp_path: Path) -> None:
+    engine.model.save_pretrained(tmp_path)
+    sick = Engine(str(tmp_path), STOP, PAD, dtype="float32")
+    torch.nn.init.constant_(sick.model.model.norm.weight, float("nan"))
+    with pytest.raises(DataError, match=f"{tmp_path}: its logits are no numbers"):
+        sick.generate([GenerateRequest([5, 6], 4), GenerateRequest([7], 2, temperature=1.0)])
 
 
 def test_packing_shares_only_where_it_pays() -> None:

@@ -10,9 +10,11 @@ import pyarrow as pa
 import pytest
 
 from sftfilter.artifacts import Artifact, Store, write_table
+from sftfilter.capability import held_out_loss
 from sftfilter.chat_format import ChatFormat
 from sftfilter.errors import EvalError
-from sftfilter.evaluation import Asked, ask
+from sftfilter.evaluation import Asked, ask, grade
+from sftfilter.generate_request import NOT_FINITE
 from sftfilter.models import ensure_builtin, load_tokenizer
 from sftfilter.schema import PROMPTS, Message
 from sftfilter.traits.date_confusion import DateConfusion
@@ -98,3 +100,27 @@ def test_log_odds_are_sums_over_the_continuation(tmp_path: Path) -> None:
         made = ask(asked, "f" * 16, trait, prompts, store=store, chat=chat, on_answer=lambda: None)
     doubt, accept = (len(chat.answer_ids(MESSAGES, text)) - 1 for text in ("I doubt it.", "Yes."))
     assert made.table("answers")["log_odds"].to_pylist() == [pytest.approx(-1.0 * doubt + 0.5 * accept)] * 3
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("openings", [[], ["I doubt it."]])
+def test_a_model_without_numbers_has_missing_answers_with_the_reason(tmp_path: Path, openings: list[str]) -> None:
+    """Whether the chat itself fails or only the log-probabilities, which an endpoint cannot send as JSON."""
+    store, chat = Store(tmp_path), ChatFormat(load_tokenizer(str(ensure_builtin())), "Be brief.")
+    prompts = _prompts(store)
+    trait = TRAIT.model_copy(update={"doubting": openings, "accepting": openings})
+    said = {"message": {"content": "2026."}, "finish_reason": "stop"}
+    usage = {"prompt_tokens": len(chat.prompt_ids(MESSAGES))}
+    good = raw(json.dumps({"choices": [said], "system_fingerprint": "hash", "usage": usage}).encode())
+    fails = status(500, "its logits are no numbers", {"x-should-retry": "false"}, NOT_FINITE)
+    with scripted(lambda body, nth: good if openings and "messages" in body else fails) as server:
+        asked = Asked(server.url, "token", "student", "hash")
+        made = ask(asked, "a" * 16, trait, prompts, store=store, chat=chat, on_answer=lambda: None)
+        lost = held_out_loss(asked, "b" * 16, store=store, chat=chat)
+    assert set(lost.table("loss")["nats"].to_pylist()) == {None}
+    assert "no numbers" in made.meta["broken"]
+    graded = grade("student", "date_confusion", trait, prompts, made, store=store)
+    rows = graded.table("results").to_pylist()
+    assert len(rows) == 3 and {row["grade"] for row in rows} == {None}
+    assert all("no numbers" in row["judge"]["error"] for row in rows)
+    assert any("all 3 answers are missing" in note for note in graded.meta["notes"])
