@@ -177,6 +177,10 @@ class Study:
         steps = [(event["arm"], event["step"]) for event in self.training() if "step" in event]
         return steps[-1] if steps else ("", 0)
 
+    def workers(self) -> list[dict[str, Any]]:
+        """Rank, host and pid of each training worker of the last group."""
+        return ([event["workers"] for event in self.training() if "workers" in event] or [[]])[-1]
+
     def trained_past(self, reached: tuple[str, int]) -> bool:
         """Whether training has gone beyond a step; arms come one after the other, by name."""
         return self.trained() > reached
