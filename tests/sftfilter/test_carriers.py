@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
+import torch
 
 from sftfilter.artifacts import Store
 from sftfilter.carriers import Found, Group, Grouping, Rules, Seek, Way, confirm, parted, search_carriers
@@ -185,6 +186,16 @@ class Everywhere(WorldSettings):
         return Scene(original=raised(), alternate=raised(), prompts=kinds, teachers=voices)  # type: ignore[arg-type]
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Models this small wait for each other's threads longer than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_planted_group_is_found_and_confirmed(tmp_path: Path, seed: int) -> None:
     found = hunt(Filtered(), seed, Store(tmp_path))
@@ -193,6 +204,7 @@ def test_the_planted_group_is_found_and_confirmed(tmp_path: Path, seed: int) -> 
     assert "sufficient" in found.confirmed.verdict["label"]
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_world_without_a_carrier_confirms_nothing(tmp_path: Path, seed: int) -> None:
     found = hunt(Everywhere(), seed, Store(tmp_path))
@@ -200,5 +212,6 @@ def test_a_world_without_a_carrier_confirms_nothing(tmp_path: Path, seed: int) -
     assert found.confirmed is None or "confirmed" not in found.confirmed.verdict["claims"].values()
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_world_without_the_trait_is_not_searched(tmp_path: Path) -> None:
     assert hunt(Nothing(), 0, Store(tmp_path)).found is None
