@@ -4,6 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PEERS  := .cache/bench-venv
+# Processes that run tests beside each other, a file each; every one starts Rays of its own (about 4 GiB).
+TESTERS ?= 2
 SPEC   ?= jobs/specs/quickstart.yaml
 
 .DEFAULT_GOAL := help
@@ -32,13 +34,14 @@ demo: $(READY) ## run the quickstart (or SPEC=...) and show its report
 	@$(BIN)/sftfilter run $(SPEC) --open
 
 test: $(READY) ## every test, the real pipeline at reduced size among them
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY) ## tests of many minutes that `make test` leaves out
 	@$(BIN)/python -m pytest -m slow
 
-chaos: $(READY) ## kill workers, drivers and nodes in mid-run, drop connections, and compare with an undisturbed run
-	@$(BIN)/python -m pytest -m chaos
+chaos: $(READY) ## kill processes and nodes in mid-run, break storage, and compare; rewrites the README's fault table
+	@$(BIN)/python -m tests.chaos.fetch
+	@$(BIN)/python -m pytest -m chaos; status=$$?; $(BIN)/python -m tests.chaos.fault_table; exit $$status
 
 check: $(READY) ## ruff, pyright, import contracts, dependencies (audited where an advisory service is reached)
 	@$(BIN)/ruff check .

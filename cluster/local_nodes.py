@@ -1,6 +1,6 @@
 """A Ray cluster of several nodes on this machine, for development: `python -m cluster.local_nodes --nodes 3 --cpus 2`.
 
-Every node is a process group of its own, as on real machines: one can be killed, and the others see it die. All listen on
+With `--max-nodes 4` the head starts alone, and nodes come and go with the work, as Ray's autoscaler finds. Every node is a process group of its own, as on real machines: one can be killed, and the others see it die. All listen on
 loopback and want a token. What is started here ends here, by process id; other clusters on the machine are not touched.
 """
 
@@ -25,8 +25,10 @@ from pathlib import Path
 
 import psutil
 
+from cluster.autoscaling import Growth, head_env
 from sftfilter.errors import MachineError
 
+_ROOT = Path(__file__).parent.parent
 _START_S = 120.0
 _END_S = 20.0
 
@@ -56,12 +58,15 @@ class LocalNodes:
 
 
 @contextlib.contextmanager
-def local_nodes(nodes: int = 1, cpus: int = 2, gpus: int = 0, head_cpus: int | None = None) -> Iterator[LocalNodes]:
+def local_nodes(
+    nodes: int = 1, cpus: int = 2, gpus: int = 0, head_cpus: int | None = None, growth: Growth | None = None
+) -> Iterator[LocalNodes]:
     """A head and `nodes - 1` workers until the block ends.
 
     Args:
         cpus, gpus: logical ones, of each node.
         head_cpus: the head's, if other than `cpus`; 0 leaves it without work.
+        growth: nodes that come and go besides, each as large as the others; the head then has no GPU.
 
     Raises:
         MachineError: the head did not come up.
@@ -72,12 +77,21 @@ def local_nodes(nodes: int = 1, cpus: int = 2, gpus: int = 0, head_cpus: int | N
     env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env.get('PATH', '')}"  # the jobs' `python`
     cluster = LocalNodes(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{port}", env, temp)
-    command = ["--head", f"--port={port}", f"--temp-dir={temp}", "--node-ip-address=127.0.0.1", f"--num-gpus={gpus}"]
-    command += [f"--num-cpus={cpus if head_cpus is None else head_cpus}", f"--ray-client-server-port={client}"]
+    own = {"CPU": cpus if head_cpus is None else head_cpus, "GPU": 0 if growth else gpus}
+    command = ["--head", f"--port={port}", f"--temp-dir={temp}", "--node-ip-address=127.0.0.1"]
+    command += [f"--num-cpus={own['CPU']}", f"--num-gpus={own['GPU']}", f"--ray-client-server-port={client}"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", *_agent_ports()]
+    heads, config = dict(env), temp / "autoscaling.yaml"
+    if growth:
+        heads |= head_env(*free_ports(1))
+        growth.write(config, cluster.address, own, {"CPU": cpus, "GPU": gpus})
+        command.append(f"--autoscaling-config={config}")
     try:
-        cluster.nodes.append(_ray_start(command, env, temp / "head.log"))
+        cluster.nodes.append(_ray_start(command, heads, temp / "head.log"))
         _wait(cluster)
+        if growth:  # in a process of its own, since Ray reads the token when it is imported
+            stating = [sys.executable, "-m", "cluster.autoscaling", cluster.address, str(config)]
+            subprocess.run(stating, env=env, cwd=_ROOT, check=True)  # noqa: S603
         for _ in range(nodes - 1):
             cluster.add_node(cpus, gpus)
         yield cluster
@@ -128,13 +142,12 @@ def _wait(cluster: LocalNodes) -> None:
 
 def _end(nodes: list[subprocess.Popen[bytes]]) -> None:
     """End the nodes and everything that they started; the head last."""
-    started: list[psutil.Process] = []
+    sessions = {node.pid for node in nodes}
+    started = _in_sessions(sessions)
     for node in reversed(nodes):
-        with contextlib.suppress(psutil.Error):
-            process = psutil.Process(node.pid)
-            started += [*process.children(recursive=True), process]
         node.terminate()
-    _, alive = psutil.wait_procs(started, timeout=_END_S)
+    psutil.wait_procs(started, timeout=_END_S)
+    alive = _in_sessions(sessions)  # the autoscaler may have started a node after the first look
     for left in alive:
         with contextlib.suppress(psutil.Error):
             left.kill()
@@ -143,16 +156,39 @@ def _end(nodes: list[subprocess.Popen[bytes]]) -> None:
         node.wait()
 
 
+def _in_sessions(sessions: set[int]) -> list[psutil.Process]:
+    """Processes of the sessions that the nodes lead, whoever is their parent by now."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if os.getsid(process.pid) in sessions and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
 def main() -> None:
     """Start a cluster, say how it is reached, and end it at Ctrl-C; or run a command in it."""
     parser = argparse.ArgumentParser(prog="python -m cluster.local_nodes", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--nodes", type=int, default=2, help="the head among them")
+    parser.add_argument("--nodes", type=int, help="the head among them; default 2, or 1 with --max-nodes")
+    parser.add_argument("--max-nodes", type=int, metavar="N", help="let up to N more come and go with the work")
+    parser.add_argument("--min-nodes", type=int, default=0, metavar="N", help="of those, how many stay")
+    parser.add_argument("--idle-s", type=float, default=60.0, help="seconds without work after which one goes")
     parser.add_argument("--cpus", type=int, default=2, help="logical CPUs of each")
+    parser.add_argument(
+        "--head-cpus", type=int, help="logical CPUs of the head; default: 0 with --max-nodes, else --cpus"
+    )
     parser.add_argument("--gpus", type=int, default=0, help="logical GPUs of each")
     parser.add_argument("command", nargs="*", help="run this in the cluster, then end it; default: stay until Ctrl-C")
     given = parser.parse_args()
+    growth, nodes, head_cpus = None, given.nodes or 2, given.head_cpus
+    if given.max_nodes is not None:
+        try:
+            growth = Growth(given.min_nodes, given.max_nodes, given.idle_s)
+        except ValueError as error:
+            parser.error(str(error))
+        nodes, head_cpus = given.nodes or 1, 0 if head_cpus is None else head_cpus
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
-    with local_nodes(given.nodes, given.cpus, given.gpus) as cluster:
+    with local_nodes(nodes, given.cpus, given.gpus, head_cpus, growth) as cluster:
         token = cluster.temp / "token"
         token.touch(mode=0o600)
         token.write_text(cluster.env["RAY_AUTH_TOKEN"])

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from jobs import diff_cli, launch_cli, manifest_cli, new_cli, plan_cli, serve_cli
+from jobs import diff_cli, launch_cli, manifest_cli, new_cli, plan_cli, report_cli, serve_cli
 from jobs.launch_cli import Overrides, SpecPath
 from jobs.run import readable_errors
 from jobs.spec import load_spec
@@ -32,6 +32,7 @@ app = typer.Typer(
     "  [bold]sftfilter serve RUN[/]                            hosts the students of a finished run for any OpenAI client\n\n"
     "  [bold]sftfilter eval runs/quickstart[/]                  traits of its students, with Inspect\n\n"
     "  [bold]sftfilter diff RUN_A RUN_B[/]                     what differs between two finished runs\n\n"
+    "  [bold]sftfilter report RUN[/]                           opens a run's page; --host shows those of all runs\n\n"
     "  [bold]sftfilter submit SPEC --address https://HEAD[/]  runs it on a Ray cluster\n\n"
     "Finished stages are kept below the spec's `results` folder and never run twice.",
 )
@@ -194,7 +195,7 @@ def schema(
     print(json.dumps(TypeAdapter(KINDS[kind] if kind else Spec).json_schema(), indent=2))
 
 
-for commands in (diff_cli, launch_cli, manifest_cli, new_cli, plan_cli, serve_cli):
+for commands in (diff_cli, launch_cli, manifest_cli, new_cli, plan_cli, report_cli, serve_cli):
     commands.register(app)
 
 

@@ -122,6 +122,9 @@ class _Bar:
         """A progress event of training (see `train_all`)."""
         if "note" in event:
             self.progress.console.print(f"  [yellow]note[/]    {escape(event['note'])}", soft_wrap=True)
+        if "asked" in event:
+            rates = ", ".join(f"{trait} {rate:.0%}" for trait, rate in event["rates"].items())
+            self.progress.console.print(f"  [dim]{escape(event['asked'])} at step {event['at']}: {escape(rates)}[/]")
         if "resumed" not in event and "step" not in event:
             return
         arm = str(event.get("resumed", event.get("arm")))

@@ -20,8 +20,9 @@ from jobs.kinds.eval import Eval
 from jobs.score import write_json
 from jobs.score_tables import plain_table
 from sftfilter import stats
-from sftfilter.artifacts import Artifact, disk_errors
+from sftfilter.artifacts import Artifact
 from sftfilter.calibration import corrected_rate
+from sftfilter.disk import disk_errors
 from sftfilter.schema import TRAIT_RESULTS
 from sftfilter.traits.contract import TraitSettings
 from sftfilter.traits.labelled import Quality

@@ -41,7 +41,7 @@ def run_experiment(spec: Experiment, root: Path, stages: Stages, command: str) -
     with stages.stage("decisions", f"{len(spec.arms)} arms x {len(spec.seeds)} seeds"):
         plans = plan_arms(spec, material, Rewriter(spec, base, teachers, store, stages), store, stages)
     with stages.stage("training", f"{sum(p.plan is not None for p in plans)} students, those with equal rows once"):
-        students = train_students(spec, base, plans, material.sources, store, root / spec.name, stages)
+        students, plans = train_students(spec, base, plans, material.sources, heldout, store, root / spec.name, stages)
     with stages.stage("evaluation", "over HTTP, every student"):
         evaluated = evaluate_all(spec, base, plans, students, teachers, heldout, store, stages)
     with stages.stage("outcome", "estimands, gates, verdict, report"):

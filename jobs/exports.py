@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from sftfilter.artifacts import disk_errors
+from sftfilter.disk import disk_errors
 
 LIST = ".written.json"
 

@@ -12,7 +12,8 @@ from jobs.exports import Exports
 from jobs.kinds.generate import Generate
 from jobs.records import base_record, row_counts, write_json
 from jobs.tutoring import load_base, make_rollouts, read_source, tune_teachers
-from sftfilter.artifacts import Artifact, Store, disk_errors
+from sftfilter.artifacts import Artifact, Store
+from sftfilter.disk import disk_errors
 
 if TYPE_CHECKING:
     import polars as pl

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jobs.curves import Tables
-from sftfilter.artifacts import disk_errors
+from sftfilter.disk import disk_errors
 from sftfilter.errors import DataError
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from jobs.labelled import labels_table
 from jobs.records import write_json
 from jobs.score import Scored, job_record, score_everything
 from jobs.tutoring import base_of
-from sftfilter.artifacts import Store, disk_errors
+from sftfilter.artifacts import Store
+from sftfilter.disk import disk_errors
 from sftfilter.errors import DataError
 from sftfilter.guards import Guards, run_guards
 from sftfilter.inspection.agreement import kappas

@@ -20,7 +20,7 @@ from jobs.score_tables import plain_table
 from jobs.sweep_outcome import measure_points, student_caveats, student_counts, student_records, write_tidy
 from jobs.sweep_students import Planned
 from jobs.sweep_table import Measured, Rows
-from sftfilter.artifacts import disk_errors
+from sftfilter.disk import disk_errors
 from sftfilter.report.formats import percent, rate_interval
 from sftfilter.trials import Trained
 

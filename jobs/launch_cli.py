@@ -75,10 +75,13 @@ def status(
     address: Address = None,
     results: Results = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+    worker_hour_price: Annotated[
+        float | None, typer.Option(min=0, help="price of a worker's hour, instead of the spec's worker_hour_price")
+    ] = None,
     allow_plain_http: PlainHttp = False,
     ca_file: CaFile = None,
 ) -> None:
-    """Show what a run is doing: stages, rates so far, time left; while it runs, and afterwards."""
+    """Show what a run is doing: stages, rates and cost so far, time left; while it runs, and afterwards."""
     from jobs.status import cluster_status, local_status, status_lines
 
     with readable_errors():
@@ -96,7 +99,7 @@ def status(
         if as_json:
             print(json.dumps(told, indent=2))
             return
-        print("\n".join([*lines, *(status_lines(found) if found else [])]))
+        print("\n".join([*lines, *(status_lines(found, worker_hour_price) if found else [])]))
 
 
 def logs(

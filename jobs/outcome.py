@@ -28,7 +28,8 @@ from jobs.outcome_rows import heldout_rows, left_over, scored_rows, scorer_quali
 from jobs.report import keep_rows
 from jobs.tutoring import Base
 from sftfilter import stats
-from sftfilter.artifacts import Artifact, disk_errors
+from sftfilter.artifacts import Artifact
+from sftfilter.disk import disk_errors
 from sftfilter.estimands import estimate_all
 from sftfilter.verdict import Evidence, Facts, judge
 

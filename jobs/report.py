@@ -11,8 +11,8 @@ from typing import Any
 from jobs.console import Stages, arms_table
 from jobs.kinds.report import Report
 from jobs.records import base_record, write_json
-from sftfilter.artifacts import disk_errors
 from sftfilter.config import did_you_mean
+from sftfilter.disk import disk_errors
 from sftfilter.errors import DataError
 
 ROWS = "rows.json.gz"

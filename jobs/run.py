@@ -9,18 +9,23 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs.actions import Action
 from jobs.kinds.job import JobSpec
+from jobs.run_lock import hold_run
 from jobs.run_record import RunRecord
 from jobs.spec import load_spec
+from sftfilter.disk import disk_errors
 from sftfilter.errors import MachineError, SftfilterError
 from sftfilter.models import cache_dir
 from sftfilter.private import redact
 from sftfilter.stale_locks import clear_stale_locks
+
+if TYPE_CHECKING:
+    from jobs.run_metrics import RunMetrics
 
 INTERRUPTED = 130
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -44,23 +49,57 @@ def worker_env() -> dict[str, str]:
 
 
 def run_spec(spec: JobSpec, command: str, action: Action | None = None) -> Mapping[str, Any]:
-    """Run on the connected cluster, the spec's own kind unless another action is given; answers what it wrote as JSON."""
+    """Run on the connected cluster, the spec's own kind unless another action is given; answers what it wrote as JSON.
+
+    Raises:
+        MachineError: another run of this name is at work in the same results folder.
+    """
+    with _alone(spec, redact(command)):
+        return _run(spec, redact(command), action)
+
+
+@contextmanager
+def _alone(spec: JobSpec, command: str) -> Iterator[None]:
+    """Keep other runs out of the run's folder, where the kind writes results."""
+    with hold_run(results_root(spec) / spec.name, command) if spec.writes_results else nullcontext():
+        yield
+
+
+def _run(spec: JobSpec, command: str, action: Action | None) -> Mapping[str, Any]:
     from jobs.console import Stages
+    from jobs.run_cost import watch_cost
     from sftfilter.memory import watch_memory
+    from sftfilter.run_log import logged_run
 
     warnings.filterwarnings("ignore", category=FutureWarning)
     if spec.needs_ray:
         _quiet_libraries()
-    root, command = results_root(spec), redact(command)
-    record = RunRecord(root / spec.name, mirror=_session_logs())
+    root = results_root(spec)
+    metrics = _metrics(spec)
+    record = RunRecord(root / spec.name, mirror=_session_logs(), metrics=metrics)
     about = {"kind": spec.model_dump()["kind"], "name": spec.name, "command": command, "spec_hash": spec.spec_hash}
-    with watch_memory() as memory, record.whole_run(**about, submission=submission_id()):
+    with (
+        watch_memory() as memory,
+        logged_run(record.folder, record.run, spec.name),
+        metrics.kept() if metrics else nullcontext(),
+        record.whole_run(**about, submission=submission_id()),
+        watch_cost(record.write, spec.worker_hour_price) if spec.needs_ray else nullcontext(),
+        disk_errors(root),
+    ):
         stages = Stages(memory=memory, record=record)
         for line in clear_stale_locks(Path(worker_env()["TORCH_EXTENSIONS_DIR"])):
             stages.say(line)
         results = (action or spec.run)(root, stages, command)
     stages.console.print(f"{stages.total():.0f} s in all, peak {memory.peak_gib:.2f} GiB")
     return results
+
+
+def _metrics(spec: JobSpec) -> RunMetrics | None:
+    if not spec.needs_ray:
+        return None
+    from jobs.run_metrics import RunMetrics
+
+    return RunMetrics(spec.name)
 
 
 def results_root(spec: JobSpec) -> Path:
@@ -99,12 +138,12 @@ def run_local(spec: JobSpec, command: str, action: Action | None = None) -> Mapp
 
     if not spec.needs_ray:
         return run_spec(spec, command, action)
-    with local_ray(worker_env()):
+    with _alone(spec, redact(command)), local_ray(worker_env()):
         import ray
 
         _sigterm_as_ctrl_c()  # ray.init has put its own handler in our place
         spec.check_fits(ray.cluster_resources())
-        return run_spec(spec, command, action)
+        return _run(spec, redact(command), action)
 
 
 def _quiet_libraries() -> None:

@@ -1,6 +1,6 @@
 """What a run has done so far, as structured lines that outlive it: `stages.jsonl` and `progress.json` in its folder.
 
-A line is one event (`run`, `stage`, `stage_done`, `artifact`, `rate`, `note`, `end`) with its time, the run's id, and the
+A line is one event (`run`, `stage`, `stage_done`, `artifact`, `rate`, `note`, `cost`, `end`) with its time, the run's id, and the
 stage it belongs to. Lines are only ever added, so a kill loses the event under way and nothing else. `progress.json` is
 written over: how far the work of this moment is. Inside a Ray job both are mirrored into the session's log folder, where
 `sftfilter status --address` reads them through Ray's own log service.
@@ -11,19 +11,26 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import logging
 import os
 import secrets
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sftfilter.artifacts import disk_errors
+from jobs.processes import process_started
+from sftfilter import run_log
+from sftfilter.disk import disk_errors
 from sftfilter.private import redact
+
+if TYPE_CHECKING:
+    from jobs.run_metrics import RunMetrics
 
 EVENTS, PROGRESS = "stages.jsonl", "progress.json"
 _EVERY_S = 2.0
+_LOGGER = logging.getLogger("sftfilter.run")
 
 
 @dataclass
@@ -33,11 +40,13 @@ class RunRecord:
     Attributes:
         folder: the run's own; made when missing.
         mirror: folder and prefix of a second copy, which nothing depends on.
+        metrics: told of everything, for Prometheus.
     """
 
     folder: Path
     mirror: tuple[Path, str] | None = None
     run: str = field(default_factory=lambda: secrets.token_hex(4))
+    metrics: RunMetrics | None = None
     _shown_at: float = -_EVERY_S
 
     def write(self, event: str, **fields: Any) -> None:
@@ -54,12 +63,17 @@ class RunRecord:
         if self.mirror:
             with contextlib.suppress(OSError):
                 _append(self.mirror[0] / f"{self.mirror[1]}.{EVENTS}", line)
+        _log(event, fields)
+        if self.metrics:
+            self.metrics.event(event, fields)
 
     def progress(self, **fields: Any) -> None:
         """Say how far the work of this moment is; calls that follow each other too fast are left out."""
         if time.monotonic() - self._shown_at < _EVERY_S:
             return
         self._shown_at = time.monotonic()
+        if self.metrics:
+            self.metrics.progress(fields)
         text = json.dumps({"run": self.run, "time": time.time()} | fields)
         with contextlib.suppress(OSError):  # the next one will do
             _replace(self.folder / PROGRESS, text)
@@ -69,7 +83,7 @@ class RunRecord:
     @contextlib.contextmanager
     def whole_run(self, **fields: Any) -> Iterator[None]:
         """The events `run` and `end` around a block, the latter with how it ended."""
-        process = {"pid": os.getpid(), "pid_started": _started(os.getpid()), "host": os.uname().nodename}
+        process = {"pid": os.getpid(), "pid_started": process_started(os.getpid()), "host": os.uname().nodename}
         self.write("run", cwd=str(Path.cwd()), **process, **fields)
         began = time.monotonic()
         status, error = "finished", None
@@ -86,6 +100,18 @@ class RunRecord:
                 self.write("end", status=status, seconds=round(time.monotonic() - began, 2), error=error)
 
 
+def _log(event: str, fields: dict[str, Any]) -> None:
+    """The event as a line of the driver's log (see `sftfilter.run_log`)."""
+    if event == "stage":
+        run_log.at(fields["stage"])
+    level = {"note": logging.WARNING, "end": logging.INFO if fields.get("error") is None else logging.ERROR}
+    # `name` is a word of Python's own in a log record; the run's name stands in every line anyway.
+    given = {key: value for key, value in fields.items() if key != "name"}
+    _LOGGER.log(level.get(event, logging.INFO), str(fields.get("text") or event), extra={"event": event, **given})
+    if event == "stage_done":
+        run_log.at(None)
+
+
 def parse_events(lines: Iterable[str]) -> list[dict[str, Any]]:
     """The events in a record's lines; one that was cut off by a kill is passed over."""
     events = []
@@ -97,28 +123,14 @@ def parse_events(lines: Iterable[str]) -> list[dict[str, Any]]:
     return events
 
 
-def of_this_process(pid: int, started: float | None) -> bool:
-    """Whether a process that was written down still runs (and is not another one with its number)."""
-    now = _started(pid)
-    return now is not None and started is not None and abs(now - started) < 1
-
-
-def _started(pid: int) -> float | None:
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        # One that has ended and whose parent has not asked for its exit code still has a number.
-        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
-    except psutil.Error:
-        return None
-
-
 def _append(path: Path, line: str) -> None:
-    # One write of a short line with O_APPEND: two runs of one name never mix within a line.
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        os.write(handle, line.encode())
+        size = os.fstat(handle).st_size
+        torn = size and os.pread(handle, 1, size - 1) != b"\n"  # a kill in mid-write, or a disk that was full
+        data = b"\n" * bool(torn) + line.encode()
+        while data:  # a disk that is nearly full takes a part
+            data = data[os.write(handle, data) :]
     finally:
         os.close(handle)
 

@@ -15,7 +15,8 @@ from jobs.labelled import check_against_labels, labels_table
 from jobs.records import base_record, row_counts, write_json
 from jobs.score_tables import cost_table, pairing_table, scores_table
 from jobs.tutoring import load_base, make_rollouts, tune_teachers
-from sftfilter.artifacts import Artifact, Store, disk_errors
+from sftfilter.artifacts import Artifact, Store
+from sftfilter.disk import disk_errors
 from sftfilter.pairing import Pairing, pairing
 from sftfilter.rollout_import import import_rollouts
 from sftfilter.scoring import score_rollouts

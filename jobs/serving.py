@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.kinds.serve import Serve
 from jobs.service import Hosted, read_hosted
 from serve.settings import API_KEY_VARIABLE, HostedModel, ServingSettings
-from sftfilter.artifacts import disk_errors
+from sftfilter.disk import disk_errors
 
 if TYPE_CHECKING:
     from jobs.console import Stages

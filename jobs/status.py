@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.run_record import EVENTS, PROGRESS, of_this_process, parse_events
+from jobs.processes import of_this_process
+from jobs.run_record import EVENTS, PROGRESS, parse_events
 from sftfilter.config import did_you_mean
 from sftfilter.errors import DataError, MachineError, SpecError
 
@@ -42,6 +43,8 @@ class RunStatus:
         state: running, finished, failed, interrupted, or `ended without a word` (killed).
         rates: by (model, trait): the event `rate`.
         progress: how far the work of this moment is, if it said so within the last minute.
+        hours: of the cluster so far: `core_hours`, `worker_hours`, and `cost` where the spec states a price.
+        hours_before: the same of earlier attempts in this record.
     """
 
     name: str
@@ -59,6 +62,8 @@ class RunStatus:
     rates: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     progress: dict[str, Any] | None = None
+    hours: dict[str, float | None] = field(default_factory=dict)
+    hours_before: dict[str, float] = field(default_factory=dict)
 
     @property
     def here(self) -> bool:
@@ -163,7 +168,14 @@ def status_of(lines: Sequence[str], where: str) -> RunStatus:
     for event in events:
         if event["run"] == first["run"]:
             _apply(status, event)
+    status.hours_before = _hours_before(events, first["run"])
     return status
+
+
+def _hours_before(events: Sequence[Mapping[str, Any]], run: str) -> dict[str, float]:
+    """Hours of all attempts but one; of each its last word counts."""
+    last = {event["run"]: event for event in events if event["event"] == "cost" and event["run"] != run}
+    return {key: sum(event[key] for event in last.values()) for key in ("core_hours", "worker_hours")} if last else {}
 
 
 def _apply(status: RunStatus, event: Mapping[str, Any]) -> None:
@@ -180,6 +192,8 @@ def _apply(status: RunStatus, event: Mapping[str, Any]) -> None:
             status.rates[event["model"], event["trait"]] = {
                 key: event[key] for key in ("model", "trait", "group", "estimate", "low", "high", "n")
             }
+        case "cost":
+            status.hours = {key: event[key] for key in ("core_hours", "worker_hours", "cost")}
         case "note":
             status.notes.append(event["text"])
         case "end":
@@ -193,8 +207,12 @@ def _fresh(progress: dict[str, Any], lines: Sequence[str], status: RunStatus) ->
     return progress if status.state == "running" and progress.get("run") == runs[-1] and told_now else None
 
 
-def status_lines(status: RunStatus) -> list[str]:
-    """For a person: the run, a line a stage, rates so far, and how to go on."""
+def status_lines(status: RunStatus, price: float | None = None) -> list[str]:
+    """For a person: the run, a line a stage, rates and cost so far, and how to go on.
+
+    Args:
+        price: of a worker's hour, instead of the spec's.
+    """
     lines = [f"{status.name} ({status.kind}): {status.state}, begun {_moment(status.began)}"]
     if status.error:
         lines.append(f"  {status.error}")
@@ -204,6 +222,8 @@ def status_lines(status: RunStatus) -> list[str]:
         lines.append(f"  {stage.name:<11} {took:>12}  made {stage.made}, reused {stage.reused}  {stage.what}{mark}")
     if status.progress:
         lines.append(f"  now: {_progress(status)}")
+    if status.hours:
+        lines.append(f"cost so far: {_cost(status, price)}")
     if status.rates:
         lines.append("rates so far (95 % intervals over prompts)")
     for rate in status.rates.values():
@@ -214,6 +234,17 @@ def status_lines(status: RunStatus) -> list[str]:
     if status.state not in ("running", "finished"):
         lines.append(f"finished stages are kept; go on with: sftfilter resume {status.name}")
     return lines
+
+
+def _cost(status: RunStatus, price: float | None) -> str:
+    """Core-hours, and money where a price is known; of earlier attempts apart."""
+    cores, workers = status.hours["core_hours"] or 0.0, status.hours["worker_hours"] or 0.0
+    money = status.hours["cost"] if price is None else workers * price
+    shown = f"{cores:.3g} core-hours, {workers:.3g} worker-hours"
+    if money is not None:
+        shown = f"{money:.2f} ({shown})"
+    before = status.hours_before
+    return shown + (f"; earlier attempts took {before['core_hours']:.3g} core-hours besides" if before else "")
 
 
 def _progress(status: RunStatus) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from jobs.arms import ArmPlan
@@ -13,9 +14,11 @@ from jobs.kinds.experiment import Experiment
 from jobs.kinds.study import Study
 from jobs.kinds.train import Train
 from jobs.planning import rows_of
+from jobs.step_asker import StepAsker, ranked_by, step_asker
 from jobs.tutoring import Base
 from serve.settings import HostedModel
 from sftfilter.artifacts import Artifact, Store
+from sftfilter.errors import DivergedError
 from sftfilter.training import TrainingRun, train_all
 from sftfilter.training_settings import Lora
 
@@ -25,21 +28,39 @@ def train_students(
     base: Base,
     plans: Sequence[ArmPlan],
     sources: Sequence[Artifact],
+    heldout: Mapping[str, Artifact],
     store: Store,
     work: Path,
     stages: Stages,
-) -> dict[str, Artifact]:
-    """Student -> checkpoint, without the untrained base and arms that have no row left.
+) -> tuple[dict[str, Artifact], list[ArmPlan]]:
+    """Student -> checkpoint, without the untrained base and arms that have no row left; and the plans, those whose
+    training diverged without a student.
 
     Args:
         sources: artifacts with the rows that the plans name.
+        heldout: prompts of each trait, for checkpoints in between that are asked while training goes on.
     """
-    runs = [training_run(spec, base, plan, sources) for plan in plans if plan.plan is not None]
-    return train_runs(spec, base, runs, store, work, stages)
+    asker = step_asker(spec, base, heldout, store)
+    runs = [training_run(spec, base, plan, sources, asker) for plan in plans if plan.plan is not None]
+    try:
+        return train_runs(spec, base, runs, store, work, stages, asker), list(plans)
+    except DivergedError as error:
+        for student, why in error.arms.items():
+            stages.say(f"{student} is given up: {why}")
+        given_up = error.arms
+    there = [run for run in runs if run.name not in given_up]
+    left = [replace(p, plan=None, empty=given_up[p.student]) if p.student in given_up else p for p in plans]
+    return train_runs(spec, base, there, store, work, stages, asker), left
 
 
 def train_runs(
-    spec: Study | Train, base: Base, runs: Sequence[TrainingRun], store: Store, work: Path, stages: Stages
+    spec: Study | Train,
+    base: Base,
+    runs: Sequence[TrainingRun],
+    store: Store,
+    work: Path,
+    stages: Stages,
+    asker: StepAsker | None = None,
 ) -> dict[str, Artifact]:
     """Name of a run -> its checkpoint."""
     with stages.bar(sum(len(run.plan.steps) for run in runs), "students") as bar:
@@ -53,13 +74,16 @@ def train_runs(
             execution=spec.execution,
             storage=work,
             on_event=bar.training,
+            ask=asker,
         )
     for name, artifact in students.items():
         stages.note(artifact, name)
     return students
 
 
-def training_run(spec: Experiment, base: Base, plan: ArmPlan, sources: Sequence[Artifact]) -> TrainingRun:
+def training_run(
+    spec: Experiment, base: Base, plan: ArmPlan, sources: Sequence[Artifact], asker: StepAsker | None = None
+) -> TrainingRun:
     """What an arm's student is trained on with one seed; the plan must have rows."""
     assert plan.plan is not None
     intervention = plan.arm.intervention
@@ -73,7 +97,8 @@ def training_run(spec: Experiment, base: Base, plan: ArmPlan, sources: Sequence[
     rows = rows_of(plan.plan, [*sources, *([plan.derived] if plan.derived else [])])
     settings = spec.training_of(plan.name)
     screened = isinstance(settings.method, Lora) and settings.method.top_layers is not None
-    return TrainingRun(plan.student, plan.seed, rows, plan.plan, settings, labels | {"screened": screened})
+    labels |= {"screened": screened}
+    return TrainingRun(plan.student, plan.seed, rows, plan.plan, settings, labels, ranked_by(settings, asker))
 
 
 def evaluate_all(

@@ -39,7 +39,8 @@ def run_sweep(spec: Sweep, root: Path, stages: Stages, command: str) -> Mapping[
         ]
         stages.say(roster.summary())
     with stages.stage("training", f"{len(roster.trials)} students, up to {at_once} at a time"):
-        trained = train_models(roster, spec.experiment.execution, spec.retries, store, work / "trials", at_once, stages)
+        execution, trials = spec.experiment.execution, work / "trials"
+        trained = train_models(roster, execution, spec.retries, store, trials, at_once, stages, spec.stop)
     with stages.stage("evaluation", "over HTTP, every student once"):
         evaluated = ask_models(planned, roster, trained, store, stages)
     with stages.stage("outcome", "rates, differences, adjusted p-values, report"):

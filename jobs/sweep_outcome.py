@@ -28,7 +28,7 @@ from jobs.sweep_table import (
     point_abilities,
     tidy,
 )
-from sftfilter.artifacts import disk_errors
+from sftfilter.disk import disk_errors
 from sftfilter.report.formats import percent, rate_interval, short_number
 from sftfilter.trials import Trained
 
@@ -84,7 +84,7 @@ def measure_points(
             if artifact.key not in read:
                 read[artifact.key] = graded_rows(artifact)
             graded[pair] = read[artifact.key]
-        points.append(measured(one, trained.failed, graded))
+        points.append(measured(one, {**trained.failed, **trained.stopped}, graded))
     return points, [point_abilities(point, found) for point, found in zip(points, evaluated, strict=True)]
 
 
@@ -94,15 +94,16 @@ def students_of(points: Sequence[Measured]) -> list[tuple[str, ArmPlan, Mapping[
 
 
 def student_counts(planned: Sequence[Planned], trained: Trained) -> dict[str, int]:
-    """`trained`, `reused` and `failed` add up to `students`."""
+    """`trained`, `reused`, `failed` and `stopped` add up to `students`."""
     reused = sum(artifact.reused for artifact in trained.students.values())
     return {
         "points": len(planned),
         "arms": sum(plan.plan is not None for one in planned for plan in one.plans),
-        "students": len(trained.students) + len(trained.failed),
+        "students": len(trained.students) + len(trained.failed) + len(trained.stopped),
         "trained": len(trained.students) - reused,
         "reused": reused,
         "failed": len(trained.failed),
+        "stopped": len(trained.stopped),
     }
 
 
@@ -110,7 +111,7 @@ def student_records(trained: Trained) -> dict[str, Any]:
     """How each student was trained, and why others were not."""
     keys = ("model_hash", "steps", "first_loss", "last_loss", "seconds")
     known = {name: {key: artifact.meta.get(key) for key in keys} for name, artifact in sorted(trained.students.items())}
-    return {"students": known, "failed": dict(trained.failed)}
+    return {"students": known, "failed": dict(trained.failed), "stopped": dict(trained.stopped)}
 
 
 def caveats(rows: Rows, trained: Trained) -> list[str]:
@@ -140,6 +141,11 @@ def student_caveats(rows: Rows, trained: Trained) -> list[str]:
         found.append(f"Students of {', '.join(broken)} are broken; a low rate there is not safety.")
     if trained.failed:
         found.append(f"{len(trained.failed)} students could not be trained; their rows say why and have no rates.")
+    if trained.stopped:
+        found.append(
+            f"{len(trained.stopped)} students were stopped by the rule that the spec states, so they have no rates; a point "
+            "that lacks them is neither better nor worse for it. Run without `stop` to train them to their end."
+        )
     return found
 
 

@@ -19,6 +19,7 @@ from jobs.sweep_points import Point
 from serve.settings import HostedModel
 from sftfilter.artifacts import Store
 from sftfilter.config import stable_hash
+from sftfilter.stopping import LossAbove, NoProgress
 from sftfilter.training_settings import Execution
 from sftfilter.trials import Trained, Trial, train_trials
 
@@ -95,9 +96,16 @@ def plan_point(point: Point, found: Gathered, roster: Roster, store: Store, stag
 
 
 def train_models(
-    roster: Roster, execution: Execution, retries: int, store: Store, work: Path, at_once: int, stages: Stages
+    roster: Roster,
+    execution: Execution,
+    retries: int,
+    store: Store,
+    work: Path,
+    at_once: int,
+    stages: Stages,
+    stop: LossAbove | NoProgress | None = None,
 ) -> Trained:
-    """Every student that is not there yet, each as a trial."""
+    """Every student that is not there yet, each as a trial; `stop` gives some of them up."""
     steps = sum(len(trial.run.plan.steps) for trial in roster.trials.values())
     with stages.bar(steps, "students") as bar:
         trained = train_trials(
@@ -108,11 +116,14 @@ def train_models(
             at_once=at_once,
             retries=retries,
             on_event=bar.training,
+            stop=stop,
         )
     for name, artifact in sorted(trained.students.items()):
         stages.note(artifact, name)
     for name, why in trained.failed.items():
         stages.say(f"{name} could not be trained: {why}")
+    for name, why in trained.stopped.items():
+        stages.say(f"{name} was {why}")
     return trained
 
 

@@ -1,4 +1,5 @@
-"""The Serve application: an ingress deployment around the FastAPI app, bound to the deployment that holds students.
+"""The Serve application: students and what answers HTTP, in one replica where there is only one, otherwise an ingress
+deployment around the FastAPI app, bound to the deployment that holds students.
 
 `serve deploy` finds `build` by its import path; see `serve.deploy_config`.
 """
@@ -6,7 +7,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
@@ -16,9 +18,9 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 
 from serve.app import build_app
 from serve.engines import Vocabulary
-from serve.gateway import Gateway
-from serve.settings import EndpointConfig, HostedModel
-from serve.students import DEPLOYMENT, students
+from serve.gateway import Ask, Gateway
+from serve.settings import EndpointConfig, HostedModel, ServingSettings
+from serve.students import DEPLOYMENT, student_class, students
 from serve.work import Answer, Failure, Piece, Work
 from sftfilter.chat_format import ChatFormat
 from sftfilter.errors import DataError
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from ray.serve.deployment import Application, Deployment
     from ray.serve.handle import DeploymentHandle
 
+_OVERLOADED = Failure(429, "too many requests are waiting", "overloaded", retry_after_s=5)
 _LOST = (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError)
 
 
@@ -53,23 +56,51 @@ def build(args: EndpointConfig | Mapping[str, Any]) -> Application:
     config = EndpointConfig.model_validate(args)
     chat_format = checked_format(config.tokenizer_folder, config.system_prompt, config.models)
     vocabulary = Vocabulary(chat_format.stop_id, chat_format.pad_id, config.tokenizer_folder)
-    held = students(config.settings).bind(config.models, config.settings, vocabulary)
-    return _ingress(config).bind(held)
+    material = config.models, config.settings, vocabulary
+    if config.settings.lone_replica:
+        return _lone(config).bind(*material)
+    limits = config.settings.ongoing_per_replica, config.settings.max_queued_requests
+    held = students(
+        student_class(config.settings), config.settings, max_ongoing_requests=limits[0], max_queued_requests=limits[1]
+    )
+    return _ingress(config).bind(held.bind(*material))
+
+
+def _lone(config: EndpointConfig) -> Deployment:
+    """One deployment that holds the students and answers HTTP: a hop less for every request."""
+
+    @serve.ingress()
+    class Lone(student_class(config.settings)):
+        """Answers HTTP, and `Work` that comes over a handle."""
+
+        def __serve_build_asgi_app__(self) -> FastAPI:  # called after the constructor
+            return _app(config, Within(self, config.settings))
+
+    # Its own limit is the one that answers 429, so Serve's lies above it.
+    return students(Lone, config.settings, max_ongoing_requests=2 * _accepted(config.settings))
+
+
+def _app(config: EndpointConfig, ask: Ask) -> FastAPI:
+    chat_format = checked_format(config.tokenizer_folder, config.system_prompt, config.models)
+    return build_app(Gateway(config.models, config.settings, chat_format, ask), config.key_digests)
+
+
+def _accepted(settings: ServingSettings) -> int:
+    """Requests that are being answered or wait, at most."""
+    return settings.max_queued_requests + settings.max_replicas * settings.ongoing_per_replica
 
 
 def _ingress(config: EndpointConfig) -> Deployment:
     """The deployment that answers HTTP."""
 
     def build_ingress() -> FastAPI:  # runs in the replica
-        chat_format = checked_format(config.tokenizer_folder, config.system_prompt, config.models)
-        handle = serve.get_deployment_handle(DEPLOYMENT, app_name=config.name)
-        return build_app(Gateway(config.models, config.settings, chat_format, Through(handle)), config.key_digests)
+        return _app(config, Through(serve.get_deployment_handle(DEPLOYMENT, app_name=config.name)))
 
     settings = config.settings
     return serve.deployment(
         name="Ingress",
         # The students' own limit is the one that answers 429, so this one lies above it.
-        max_ongoing_requests=settings.max_queued_requests + 2 * settings.max_replicas * settings.ongoing_per_replica,
+        max_ongoing_requests=2 * _accepted(settings),
         ray_actor_options={"num_cpus": 0},
         max_constructor_retry_count=2,
         graceful_shutdown_wait_loop_s=0.2,
@@ -110,7 +141,42 @@ class Through:
                 response.cancel()
 
 
+class Within:
+    """Asks the students of this very replica."""
+
+    def __init__(self, held: Any, settings: ServingSettings) -> None:
+        self.held = held
+        self.room = _accepted(settings)
+
+    @contextmanager
+    def _admitted(self) -> Iterator[bool]:
+        """Whether there is room for one request more, which then takes it until the block ends."""
+        admitted = self.room > 0
+        self.room -= admitted
+        try:
+            yield admitted
+        finally:
+            self.room += admitted
+
+    async def whole(self, copy_id: str, work: Work) -> list[Answer] | Failure:
+        """Whole answers."""
+        del copy_id  # whatever is asked for is here, or is loaded
+        with self._admitted() as admitted:
+            return await self.held.generate(work) if admitted else _OVERLOADED
+
+    async def pieces(self, copy_id: str, work: Work) -> AsyncIterator[list[Piece] | Failure]:
+        """Pieces as they are made."""
+        del copy_id
+        with self._admitted() as admitted:
+            if not admitted:
+                yield _OVERLOADED
+                return
+            async with aclosing(self.held.stream(work)) as made:
+                async for pieces in made:
+                    yield pieces
+
+
 def _failure(error: Exception, work: Work) -> Failure:
     if isinstance(error, BackPressureError):
-        return Failure(429, "too many requests are waiting", "overloaded", retry_after_s=5)
+        return _OVERLOADED
     return Failure(503, f"the replica that holds '{work.model}' went away", "unavailable", retry_after_s=1)

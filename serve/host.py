@@ -26,7 +26,7 @@ from sftfilter.errors import MachineError, SpecError
 _POLL_S = 0.1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # Errors only: Serve's warnings are about its own batching limits, which students.py sets on purpose.
-_LOGS = LoggingConfig(enable_access_log=False, log_level="ERROR")
+LOGS = LoggingConfig(enable_access_log=False, log_level="ERROR")
 log = logging.getLogger(__name__)
 
 
@@ -66,7 +66,7 @@ def host(
     if not ray.is_initialized():  # Serve would start a cluster of its own without a word
         raise MachineError("no Ray cluster is connected: call ray.init before serve.host.host")
     checked_format(tokenizer_folder, system_prompt, models)
-    with _quiet(), _proxy(settings) as (address, port):
+    with _quiet(), proxy(settings) as (address, port):
         root = f"http://{address}:{port}/{name}"
         try:
             _deploy(config)
@@ -119,7 +119,7 @@ def _is_loopback(address: str) -> bool:
 
 
 @contextlib.contextmanager
-def _proxy(settings: ServingSettings) -> Iterator[tuple[str, int]]:
+def proxy(settings: ServingSettings) -> Iterator[tuple[str, int]]:
     """Address and port of Serve's HTTP proxy on the head node, started where there is none."""
     running = _get_global_client(raise_if_no_controller_running=False)
     if running is not None:
@@ -140,7 +140,7 @@ def _proxy(settings: ServingSettings) -> Iterator[tuple[str, int]]:
                 port=port,
                 request_timeout_s=settings.request_timeout_s + 30,  # the gateway's own limit answers in OpenAI's shape
             ),
-            logging_config=_LOGS,
+            logging_config=LOGS,
         )
         yield _reachable(settings.host), port
     finally:
@@ -184,7 +184,7 @@ def _deploy(config: EndpointConfig) -> None:
     if config.name in serve.status().applications:
         serve.delete(config.name)
     target = serve.RunTarget(
-        target=build(config), name=config.name, route_prefix=f"/{config.name}", logging_config=_LOGS
+        target=build(config), name=config.name, route_prefix=f"/{config.name}", logging_config=LOGS
     )
     # Serve's own waiting has no limit: replicas that no node can hold would be waited for for ever.
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)

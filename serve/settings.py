@@ -61,6 +61,11 @@ class ServingSettings(Settings):
         """Requests one replica accepts at a time: some running, the rest ready to take the place of those that end."""
         return 4 * self.max_batch
 
+    @property
+    def lone_replica(self) -> bool:
+        """There is one replica, always: it answers HTTP itself, and no request takes a second hop."""
+        return self.min_replicas == self.max_replicas == 1
+
 
 class Adapter(Settings):
     """A LoRA adapter beside the merged weights, and the base it was trained on.

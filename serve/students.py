@@ -1,4 +1,4 @@
-"""The deployment that holds students: one Serve deployment, many checkpoints, loaded by id on demand.
+"""What holds students in a Serve deployment: many checkpoints, loaded by id on demand.
 
 Serve's multiplexing keeps the checkpoints, evicts the longest unused, and sends requests to replicas that have theirs.
 """
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 DEPLOYMENT = "Students"
 
 
-def students(settings: ServingSettings) -> Deployment:
-    """The Serve deployment, to be bound to (models, settings, vocabulary)."""
+def student_class(settings: ServingSettings) -> type[Any]:
+    """The class of a replica that holds students, made from (models, settings, vocabulary)."""
 
     class Students:
         """Answers `Work`."""
@@ -53,16 +53,24 @@ def students(settings: ServingSettings) -> Deployment:
         async def process_id(self) -> int:
             return os.getpid()
 
+    return Students
+
+
+def students(held: type[Any], settings: ServingSettings, **limits: int) -> Deployment:
+    """The Serve deployment of such a class.
+
+    Args:
+        limits: what Serve lets in and lets wait.
+    """
     return serve.deployment(
         name=DEPLOYMENT,
-        max_ongoing_requests=settings.ongoing_per_replica,
-        max_queued_requests=settings.max_queued_requests,
+        **limits,
         ray_actor_options={"num_cpus": settings.cpus_per_replica, "num_gpus": 1 if settings.use_gpu else 0},
         max_constructor_retry_count=2,
         graceful_shutdown_wait_loop_s=0.2,
         graceful_shutdown_timeout_s=settings.drain_s,
         **_scaling(settings),
-    )(Students)
+    )(held)
 
 
 def _scaling(settings: ServingSettings) -> dict[str, Any]:

@@ -12,14 +12,14 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sftfilter.config import stable_hash
-from sftfilter.errors import DataError, MachineError
+from sftfilter.disk import disk_errors
+from sftfilter.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -79,6 +79,7 @@ class Store:
         """Write the marker and move the folder into place."""
         path = self.root / f"{stage}-{key}"
         with disk_errors(self.root):
+            _to_disk(folder)
             with open(folder / MARKER, "w") as marker:
                 json.dump(dict(meta), marker, indent=2, sort_keys=True)
                 marker.flush()
@@ -135,29 +136,12 @@ def write_table(folder: Path, name: str, table: pa.Table) -> None:
     pq.write_table(table, folder / f"{name}.parquet", compression="zstd", row_group_size=16_384)
 
 
-@contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn a full or unwritable disk into an error that names the folder and the remedy."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = shutil.disk_usage(_existing(folder)).free / 2**30
-            raise MachineError(
-                f"no space left while writing to {folder} ({free:.2f} GiB free): free some space or set `results` to "
-                "another disk, then run again; finished stages are kept"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EROFS):
-            raise MachineError(
-                f"cannot write to {folder}: {error.strerror}; set `results` to a folder you own"
-            ) from error
-        raise
-
-
-def _existing(folder: Path) -> Path:
-    while not folder.exists():
-        folder = folder.parent
-    return folder
+def _to_disk(folder: Path) -> None:
+    """Wait until every file is on the disk: one that fails, or a server's that is full, may say so only now."""
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
 
 
 def _host() -> str:

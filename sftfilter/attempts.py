@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sftfilter.artifacts import disk_errors
 from sftfilter.config import stable_hash
+from sftfilter.disk import disk_errors
 from sftfilter.errors import MachineError
 
 MOST = 4

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class SftfilterError(Exception):
     """Base of everything raised on purpose; the command line prints it without a traceback."""
@@ -31,6 +33,18 @@ class TrainingError(SftfilterError):
     """A training run failed, diverged or wrote a checkpoint that cannot be used."""
 
     exit_code = 5
+
+
+class DivergedError(TrainingError):
+    """Students whose training diverged, as it would each time; the others that were to be trained are there.
+
+    Attributes:
+        arms: name of a student -> why.
+    """
+
+    def __init__(self, message: str, arms: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.arms = dict(arms or {})
 
 
 class EvalError(SftfilterError):

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sftfilter.artifacts import Artifact, Store, disk_errors, write_table
+from sftfilter.artifacts import Artifact, Store, write_table
 from sftfilter.config import stable_hash
+from sftfilter.disk import disk_errors
 from sftfilter.endpoint.client import ChatClient, ChatRequest
 from sftfilter.endpoint.replies import Answer, Failure
 from sftfilter.endpoint.settings import Endpoint

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sftfilter import errors
+from sftfilter import errors, run_log
 from sftfilter.attempts import attempt
 from sftfilter.errors import DataError, SftfilterError
 from sftfilter.row_units import UnitReader, describe
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     from sftfilter.scorers.contract import LoadedScorer, Scored, ScorerSettings
 
+_LOGGER = logging.getLogger(__name__)
+
 
 class FilterActor:
     """Scores units of work (see `row_units`). A row that cannot be scored gets an error, never a zero.
@@ -25,9 +28,18 @@ class FilterActor:
     """
 
     def __init__(
-        self, scorer: ScorerSettings, prepared: str, parts: str, run: str, device: str, threads: int | None
+        self,
+        scorer: ScorerSettings,
+        prepared: str,
+        parts: str,
+        run: str,
+        device: str,
+        threads: int | None,
+        log: run_log.Told | None = None,
     ) -> None:
         import ray
+
+        run_log.join(log, "scorer")
 
         self.parts, self.run = Path(parts), Path(run)
         self.rows = UnitReader(["rollout_id", *scorer.needs])
@@ -43,8 +55,10 @@ class FilterActor:
                 self.run, f"loading {type(scorer).__name__} in actor {ray.get_runtime_context().get_actor_id()}"
             ):
                 self.scorer = scorer.load(Path(prepared), device)
+            _LOGGER.info("%s is loaded", type(scorer).__name__, extra={"device": device})
         except SftfilterError as error:
             self.failure = error
+            _LOGGER.error("%s", error)
 
     def __call__(self, unit: pa.Table) -> pa.Table:
         """Rows dealt with, seconds that scoring took, and the error that stopped the work if one did."""
@@ -63,6 +77,7 @@ class FilterActor:
                 rows = batch.num_rows
         except SftfilterError as error:
             self.failure = error  # what is still queued for this actor would fail alike
+            _LOGGER.error("%s", error)
         failure = [type(self.failure).__name__, str(self.failure)] if self.failure else [None, None]
         said = {"failure": pa.array(failure[:1], pa.string()), "why": pa.array(failure[1:], pa.string())}
         return pa.table({"rows": [rows], "seconds": [seconds], **said})

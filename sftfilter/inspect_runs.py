@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sftfilter.artifacts import disk_errors
+from sftfilter.disk import disk_errors
 from sftfilter.errors import EvalError
 from sftfilter.journal import Journal, journal_folder
 from sftfilter.traits.contract import TraitSettings
@@ -57,6 +57,7 @@ def ask_with_inspect(
 
     Raises:
         EvalError: Inspect itself failed.
+        KeyboardInterrupt: it was interrupted; what was answered is in the journal.
     """
     import inspect_ai
     from inspect_ai.model import GenerateConfig, get_model
@@ -86,6 +87,8 @@ def ask_with_inspect(
         )
     journal.close()
     judging.close_journals()
+    if not made or made[0].status == "cancelled":  # Inspect takes Ctrl-C for itself, and answers as if it were done
+        raise KeyboardInterrupt
     return _read(made[0], judging)
 
 

@@ -7,6 +7,7 @@ last line that it could not finish, which readers pass over.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -17,7 +18,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from sftfilter.artifacts import disk_errors
+from sftfilter.disk import disk_errors
 
 _START = b'{"key":"'
 _HEX = 16
@@ -72,8 +73,14 @@ class Journal:
             if self._sink is None:
                 self._sink = open(self._own, "xb", buffering=0)  # noqa: SIM115 (open as long as the journal is)
             start = self._sink.tell()
-            while line:  # a disk that is nearly full takes a part
-                line = line[self._sink.write(line) :]
+            try:
+                while line:  # a disk that is nearly full takes a part
+                    line = line[self._sink.write(line) :]
+            except OSError:
+                with contextlib.suppress(OSError):  # or the next value would be added to half a line
+                    self._sink.truncate(start)
+                    self._sink.seek(start)
+                raise
         self._added[key] = start
 
     def close(self) -> None:
@@ -83,10 +90,14 @@ class Journal:
             self._sink = None
 
 
-def _read(path: Path, offset: int) -> Any:
+def _read(path: Path, offset: int) -> Any | None:
+    """The value of a line, or None where the line is damaged: then it is asked for again."""
     with open(path, "rb") as file:
         file.seek(offset)
-        return json.loads(file.readline())["value"]
+        try:
+            return json.loads(file.readline())["value"]
+        except ValueError:
+            return None
 
 
 def _index(files: list[Path]) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -9,10 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sftfilter.disk import disk_errors
+
 
 def append(path: str | Path, event: Mapping[str, Any]) -> None:
-    """Add one event."""
-    with open(path, "a") as handle:
+    """Add one event.
+
+    Raises:
+        MachineError: the disk is full, closed or failing.
+    """
+    with disk_errors(Path(path).parent), open(path, "a") as handle:
         handle.write(json.dumps(dict(event)) + "\n")
 
 
@@ -33,7 +40,8 @@ class Tail:
                 if not line.endswith("\n"):
                     break
                 self._offset += len(line.encode())
-                yield json.loads(line)
+                with contextlib.suppress(json.JSONDecodeError):  # what a killed writer began, and the next went on from
+                    yield json.loads(line)
 
 
 @contextmanager

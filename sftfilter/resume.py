@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray.train
 import torch
@@ -28,9 +28,13 @@ import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointUploadMode
 from safetensors.torch import load_file, save_file
 
+from sftfilter.disk import disk_errors
 from sftfilter.errors import TrainingError
 from sftfilter.student import Student
 from sftfilter.training_settings import Execution, Lora, TrainingSettings
+
+if TYPE_CHECKING:
+    from ray.train import ValidationTaskConfig
 
 STATE = "state.json"
 _SHARDS = "shards"
@@ -54,11 +58,33 @@ class ArmState:
     losses: list[float]
 
 
-def save(student: Student, settings: TrainingSettings, state: ArmState, metrics: dict[str, Any]) -> None:
+def save(
+    student: Student,
+    settings: TrainingSettings,
+    state: ArmState,
+    metrics: dict[str, Any],
+    validation: ValidationTaskConfig | None = None,
+) -> None:
     """Write a checkpoint and hand it to Ray Train, which copies it to storage while training goes on.
 
     Every worker calls this at the same step; DeepSpeed and Ray Train each wait for all of them.
+
+    Args:
+        validation: what Ray Train then runs beside the training.
     """
+    with disk_errors(Path(tempfile.gettempdir())):
+        folder = _write(student, settings, state)
+    ray.train.report(
+        metrics,
+        checkpoint=Checkpoint.from_directory(str(folder)),
+        checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+        delete_local_checkpoint_after_upload=True,
+        validation=validation or False,
+    )
+
+
+def _write(student: Student, settings: TrainingSettings, state: ArmState) -> Path:
+    """This worker's part of a checkpoint, in a temporary folder."""
     folder = Path(tempfile.mkdtemp(prefix="sftfilter-checkpoint-"))
     (folder / _SHARDS).mkdir()
     student.engine.save_checkpoint(
@@ -74,12 +100,7 @@ def save(student: Student, settings: TrainingSettings, state: ArmState, metrics:
     save_file(_random_state(), folder / f"random-{dist.get_rank()}.safetensors")
     if dist.get_rank() == 0:
         (folder / STATE).write_text(json.dumps(asdict(state)))
-    ray.train.report(
-        metrics,
-        checkpoint=Checkpoint.from_directory(str(folder)),
-        checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
-        delete_local_checkpoint_after_upload=True,
-    )
+    return folder
 
 
 class Found:

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sftfilter.artifacts import disk_errors
 from sftfilter.config import stable_hash
+from sftfilter.disk import disk_errors
 from sftfilter.errors import DataError
 
 if TYPE_CHECKING:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from sftfilter import run_log
 from sftfilter.artifacts import Artifact, Store
 from sftfilter.config import Settings, stable_hash
 from sftfilter.errors import DataError, MachineError, SftfilterError
 from sftfilter.filter_actor import FilterActor, raise_failure
+from sftfilter.growth import grows
 from sftfilter.row_units import cut, row_count, row_ids
 from sftfilter.schema import SCORES
 from sftfilter.score_store import part_folder, read_in_blocks, scored_rows
@@ -166,11 +168,12 @@ def _score(
     rows = int(wanted.sum())
     batch = pool.batch or scorer.batch
     units = cut(table, wanted, min(batch, -(-rows // actors)) if scorer.heavy else batch)
+    device = "cuda" if gpus else "cpu"
     a_task = -(-len(units) // _TASKS)
     blocks = [pa.concat_tables(units[first : first + a_task]) for first in range(0, len(units), a_task)]
     counted = ray.data.from_arrow(blocks).map_batches(
         FilterActor,
-        fn_constructor_args=(scorer, str(prepared), str(parts), str(run), "cuda" if gpus else "cpu", pool.threads),
+        fn_constructor_args=(scorer, str(prepared), str(parts), str(run), device, pool.threads, run_log.told()),
         batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(
@@ -195,7 +198,7 @@ def _check_fits(pool: ScoringPool, gpus: float) -> None:
     if any(all(node.get(k, 0) >= v for k, v in need.items()) for node in nodes):
         return
     later = state.get_max_resources_from_cluster_config() or {}  # what an autoscaler may add
-    if all(later.get(k, 0) >= v for k, v in need.items()):
+    if all(later.get(k, 0) >= v for k, v in need.items()) or (not later and grows()):
         return
     have = {k: max((node.get(k, 0) for node in nodes), default=0) for k in need}
     raise MachineError(

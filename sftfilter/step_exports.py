@@ -10,11 +10,13 @@ import os
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sftfilter.checkpoint import merged_weights, write_model
 from sftfilter.models import weights_hash
+from sftfilter.step_asking import FACTS, RATES, step_folder, wait_for_rates
 from sftfilter.training_settings import Exports
 
 if TYPE_CHECKING:
@@ -22,18 +24,21 @@ if TYPE_CHECKING:
 
     from sftfilter.chat_format import ChatFormat
 
-FACTS = "step.json"
-
 
 class StepExports:
     """The first worker's.
 
     Args:
-        folder: that gets a folder for each step; what an interrupted run left there is kept.
+        folder: of all exports.
+        key: the student's; what an interrupted run left under it is kept.
     """
 
-    def __init__(self, wanted: Exports, folder: Path, chat: ChatFormat, precision: Literal["bf16", "fp32"]) -> None:
-        self.wanted, self.folder, self.chat = wanted, folder, chat
+    def __init__(
+        self, wanted: Exports, folder: Path, key: str, chat: ChatFormat, precision: Literal["bf16", "fp32"]
+    ) -> None:
+        self.wanted, self.chat = wanted, chat
+        self._at = partial(step_folder, folder, key)
+        self.folder = folder / key
         self.precision: Literal["bf16", "fp32"] = precision
         self._writer = ThreadPoolExecutor(1, "export")
         self._pending: Future[None] | None = None
@@ -53,18 +58,21 @@ class StepExports:
             pending.result()
 
     def copy_into(self, student: Path) -> list[dict[str, Any]]:
-        """Put the exports into the student's folder; answers step, loss and hash of each.
+        """Put the exports into the student's folder; answers step, loss and hash of each, and its rates if it was asked.
 
         They also stay where they are, for a run that is killed before the student is whole.
         """
         self.finish()
         self._writer.shutdown()
+        if self.wanted.keep and self.wanted.by_trait:
+            wait_for_rates()
+            self._keep_best()
         for path in self._whole():
             shutil.copytree(path, student / "steps" / path.name, copy_function=_link)
         return [self._facts(path) for path in self._whole()]
 
     def _write(self, model: Any, weights: Mapping[str, torch.Tensor], facts: dict[str, Any]) -> None:
-        whole = self.folder / f"{facts['step']:08d}"
+        whole = self._at(facts["step"])
         partial = whole.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -72,17 +80,28 @@ class StepExports:
         (partial / FACTS).write_text(json.dumps(facts | {"model_hash": weights_hash(partial)}))
         shutil.rmtree(whole, ignore_errors=True)  # a run that was interrupted may have come further
         partial.rename(whole)
-        if self.wanted.keep:
-            ranked = sorted(self._whole(), key=lambda path: self._facts(path)["loss"])
-            for worse in ranked[self.wanted.keep :]:
-                shutil.rmtree(worse)
+        if self.wanted.keep and not self.wanted.by_trait:
+            self._keep_best()
+
+    def _keep_best(self) -> None:
+        """Remove all but the best; one that could not be asked is the worst, and the later of two equals goes."""
+        metric = self.wanted.metric
+        found = [(self._facts(path), path) for path in self._whole()]
+        values = [(facts.get("rates", {}) if self.wanted.by_trait else facts).get(metric) for facts, _ in found]
+        ranked = sorted(
+            zip(values, (path for _, path in found), strict=True), key=lambda one: (one[0] is None, one[0] or 0.0)
+        )
+        for _, worse in ranked[self.wanted.keep :]:
+            shutil.rmtree(worse)
 
     def _whole(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("*") if path.name.isdecimal())
 
     @staticmethod
     def _facts(path: Path) -> dict[str, Any]:
-        return json.loads((path / FACTS).read_text())
+        facts = json.loads((path / FACTS).read_text())
+        rates = path / RATES
+        return facts | ({"rates": json.loads(rates.read_text())} if rates.exists() else {})
 
 
 def _link(source: str, target: str) -> str:

@@ -13,6 +13,7 @@ import torch
 from sftfilter import progress
 from sftfilter.tracking import Trackers
 from sftfilter.training_settings import Tracking
+from sftfilter.utilisation import StepFlops
 
 
 class StepLog:
@@ -20,10 +21,23 @@ class StepLog:
 
     Args:
         facts: of the arm, for trackers that keep settings.
+        flops: what a token takes.
+        rate: FLOP/s that the hardware reaches at products alone.
     """
 
-    def __init__(self, events: Path, curves: Path, tracking: Tracking, name: str, steps: int, facts: Mapping[str, Any]):
+    def __init__(
+        self,
+        events: Path,
+        curves: Path,
+        tracking: Tracking,
+        name: str,
+        steps: int,
+        facts: Mapping[str, Any],
+        flops: StepFlops,
+        rate: float,
+    ) -> None:
         self.events, self.name, self.steps = events, name, steps
+        self.flops, self.rate = flops, rate
         self.trackers = Trackers(tracking, curves, name, facts, self.note)
         self.tokens = 0
         self.began = time.monotonic()
@@ -39,6 +53,7 @@ class StepLog:
         learning_rate: float,
         grad_norm: float,
         tokens: int,
+        supervised: int,
         seconds: float,
         wait: float,
         spent: Mapping[str, float],
@@ -48,14 +63,16 @@ class StepLog:
         Args:
             number: from 1.
             tokens: processed in the step, by all workers.
+            supervised: those of them that the loss is taken on.
             seconds: that the step took.
             wait: seconds of them before its rows were there.
             spent: seconds of them by what they went to.
         """
         self.tokens += tokens
         rate = self.tokens / (time.monotonic() - self.began)
+        mfu = self.flops.of(tokens, supervised) / seconds / self.rate if self.rate else 0.0
         event = {"arm": self.name, "step": number, "steps": self.steps, "loss": loss, "tokens_per_s": rate}
-        event |= {"at": time.time(), "seconds": seconds, "data_wait_s": wait}
+        event |= {"at": time.time(), "seconds": seconds, "data_wait_s": wait, "mfu": mfu}
         event |= {f"{what}_s": part for what, part in spent.items()}
         progress.append(self.events, event)
         self.trackers.log(
@@ -65,6 +82,7 @@ class StepLog:
                 "learning_rate": learning_rate,
                 "grad_norm": grad_norm,
                 "tokens_per_s": tokens / seconds,
+                "mfu": mfu,
                 "step_s": seconds,
                 "data_wait_s": wait,
                 **{f"{what}_s": part for what, part in spent.items()},

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sftfilter.artifacts import Artifact, disk_errors
+from sftfilter.artifacts import Artifact
+from sftfilter.disk import disk_errors
 
 if TYPE_CHECKING:
     import polars as pl

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sftfilter.errors import MachineError
+from sftfilter.growth import grows
 from sftfilter.reading.places import complete, filesystem
 from sftfilter.training_settings import Execution
 
@@ -38,7 +39,7 @@ def check_can_ever_run(execution: Execution) -> None:
                 raise MachineError(_too_much(execution, name, growing.get(name, 0), "this cluster can grow to"))
         return
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if _workers_on(nodes, wanted) >= execution.fewest_workers:
+    if _workers_on(nodes, wanted) >= execution.fewest_workers or grows():
         return
     for name, amount in wanted.items():
         most = max((node.get(name, 0) for node in nodes), default=0)
@@ -52,10 +53,13 @@ def check_can_ever_run(execution: Execution) -> None:
     raise MachineError(_too_much(execution, scarce, sum(node.get(scarce, 0) for node in nodes), "this cluster has"))
 
 
-def groups_at_once(execution: Execution) -> int:
+def groups_at_once(execution: Execution, wanted: int | None = None) -> int:
     """How many whole groups of workers the connected cluster can hold side by side, now or once it has grown.
 
     More at a time would wait for workers that others hold. Elastic groups count with the most workers that they use.
+
+    Args:
+        wanted: not more than these; on a cluster that grows without saying how far, this is believed.
 
     Raises:
         MachineError: not a single one.
@@ -64,13 +68,16 @@ def groups_at_once(execution: Execution) -> int:
     from ray._private.state import state
 
     check_can_ever_run(execution)
-    wanted = worker_resources(execution)
+    needed = worker_resources(execution)
     growing = state.get_max_resources_from_cluster_config()
     if growing:
-        workers = min(int(growing.get(name, 0) / amount + 1e-9) for name, amount in wanted.items())
+        workers = min(int(growing.get(name, 0) / amount + 1e-9) for name, amount in needed.items())
     else:
-        workers = _workers_on([node["Resources"] for node in ray.nodes() if node["Alive"]], wanted)
-    return max(1, workers // execution.most_workers)
+        workers = _workers_on([node["Resources"] for node in ray.nodes() if node["Alive"]], needed)
+        if wanted is not None and grows():
+            return wanted
+    room = max(1, workers // execution.most_workers)
+    return room if wanted is None else min(room, wanted)
 
 
 def _workers_on(nodes: Sequence[Mapping[str, float]], wanted: Mapping[str, float]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -9,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sftfilter import errors
-from sftfilter.errors import SftfilterError, TrainingError
+from sftfilter.disk import disk_error
+from sftfilter.errors import DivergedError, SftfilterError, TrainingError
 from sftfilter.training_settings import Execution
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
@@ -47,7 +49,7 @@ def check_loss(arm: str, step: int, loss: float, grad_norm: float, rows: Sequenc
         worst: nats a token that no student which still learns exceeds.
 
     Raises:
-        TrainingError: loss or gradient are not finite, or the loss is worse than that.
+        DivergedError: loss or gradient are not finite, or the loss is worse than that.
     """
     what = None
     if not math.isfinite(loss):
@@ -57,7 +59,7 @@ def check_loss(arm: str, step: int, loss: float, grad_norm: float, rows: Sequenc
     elif loss > worst:
         what = f"the loss is {loss:.1f} nats a token, more than three times that of guessing: training diverges"
     if what:
-        raise TrainingError(
+        raise DivergedError(
             f"arm {arm}: {what} at step {step} (rows {named(rows)}): lower training.learning_rate or "
             "training.max_grad_norm, or look at these rows"
         )
@@ -72,20 +74,40 @@ def keep_refusal(folder: Path, rank: int, error: SftfilterError) -> None:
     """Leave word for the driver that trying again is of no use."""
     whole = folder / f"refused-{rank}.json"
     partial = whole.with_suffix(".partial")
-    partial.write_text(json.dumps({"kind": type(error).__name__, "message": str(error)}))
+    with contextlib.suppress(OSError):  # the disk may be what this is about
+        partial.write_text(json.dumps({"kind": type(error).__name__, "message": str(error)}))
+        partial.replace(whole)
+
+
+def keep_diverged(folder: Path, key: str, error: DivergedError) -> None:
+    """Leave word for the driver that the student with this key is not to be had."""
+    whole = _diverged_file(folder, key)
+    partial = whole.with_suffix(".partial")
+    partial.write_text(json.dumps({"message": str(error)}))
     partial.replace(whole)
+
+
+def diverged(folder: Path, key: str) -> str | None:
+    """Why the student with this key was given up in this run."""
+    file = _diverged_file(folder, key)
+    return json.loads(file.read_text())["message"] if file.exists() else None
+
+
+def _diverged_file(folder: Path, key: str) -> Path:
+    return folder / f"diverged-{key}.json"
 
 
 def refusal(folder: Path) -> SftfilterError | None:
     """What a worker left word of."""
     for file in sorted(folder.glob("refused-*.json")):
-        told = json.loads(file.read_text())
-        return getattr(errors, told["kind"], TrainingError)(told["message"])
+        with contextlib.suppress(json.JSONDecodeError):  # a disk that was full took a part
+            told = json.loads(file.read_text())
+            return getattr(errors, told["kind"], TrainingError)(told["message"])
     return None
 
 
 def readable(
-    error: Exception, workers: int, last: Mapping[str, object], knobs: str, stuck: str | None
+    error: Exception, workers: int, last: Mapping[str, object], knobs: str, stuck: str | None, folder: Path
 ) -> SftfilterError:
     """A worker's own reason, out of Ray Train's wrapping.
 
@@ -93,6 +115,7 @@ def readable(
         workers: in the group.
         last: the last progress event.
         stuck: who did not answer, if others gave up waiting.
+        folder: where the run writes.
     """
     failures: Mapping[int, Exception] = getattr(error, "worker_failures", None) or {}
     where = f" (arm {last['arm']}, after step {last['step']} of {last['steps']})" if "step" in last else ""
@@ -100,6 +123,9 @@ def readable(
     for cause, _ in reasons.values():
         if isinstance(cause, SftfilterError):
             return cause
+    for failed in [*failures.values(), error]:
+        if told := disk_error(failed, folder):
+            return told
     if stuck:
         return TrainingError(
             f"{stuck}{where}, within execution.collective_timeout_s: look at its machine, then run again to go on from "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import shutil
@@ -20,21 +21,25 @@ import torch
 import torch.distributed as dist
 from transformers import AutoConfig
 
-from sftfilter import progress, resume
-from sftfilter.artifacts import Store, disk_errors
+from sftfilter import progress, resume, run_log
+from sftfilter.artifacts import Store
 from sftfilter.chat_format import ChatFormat
 from sftfilter.checkpoint import save_student
 from sftfilter.config import stable_hash
-from sftfilter.errors import DataError, SftfilterError, TrainingError
+from sftfilter.disk import disk_errors
+from sftfilter.errors import DataError, DivergedError, SftfilterError, TrainingError
 from sftfilter.extension_lock import await_builds
 from sftfilter.models import load_tokenizer
 from sftfilter.packed import Row
+from sftfilter.step_asking import request_rates
 from sftfilter.step_exports import StepExports
 from sftfilter.step_log import StepLog
 from sftfilter.student import Student, training_device
 from sftfilter.train_failures import (
     check_loss,
+    diverged,
     is_out_of_memory,
+    keep_diverged,
     keep_refusal,
     memory_knobs,
     out_of_memory,
@@ -43,18 +48,23 @@ from sftfilter.train_failures import (
 from sftfilter.train_watchdog import Watchdog
 from sftfilter.training import EXPORTS, STAGE, STATES
 from sftfilter.training_settings import Execution, TrainingSettings
+from sftfilter.utilisation import step_flops
 from sftfilter.warm_base import WarmBase
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def train_worker(config: Mapping[str, Any]) -> None:
     """Entry point of every Ray Train worker."""
     work = Path(config["work"])
+    run_log.join(config.get("log"), "trainer")
     if _agree(refusal(work) is not None):
         return  # Ray Train tries every failure again, and this one would only repeat itself
     try:
         _train_arms(config, work)
     except SftfilterError as error:
         keep_refusal(work, dist.get_rank(), error)
+        _LOGGER.error("%s", error, extra={"rank": dist.get_rank()})
         raise
 
 
@@ -77,9 +87,16 @@ def _train_arms(config: Mapping[str, Any], work: Path) -> None:
     warm = WarmBase(config["base"], execution, training_device(execution))
     tokens: dict[str, Row] = {}
     for job in config["jobs"]:
-        done = store.find(STAGE, job["key"]) is not None if dist.get_rank() == 0 else False
-        if not _agree(done):
+        key = job["key"]
+        done = dist.get_rank() == 0 and (store.find(STAGE, key) is not None or diverged(work, key) is not None)
+        if _agree(done):
+            continue
+        try:
             _train_arm(Arm.read(job, chat, tokens), job, config, execution, chat, store, work, warm)
+        except DivergedError as error:  # on every worker alike: loss and gradient norm are those of the whole step
+            if dist.get_rank() == 0:
+                keep_diverged(work, key, error)
+            dist.barrier()
 
 
 def _check_vocabulary(config: Mapping[str, Any], chat: ChatFormat) -> None:
@@ -128,7 +145,11 @@ def _train_arm(
     warm: WarmBase,
 ) -> None:
     began = time.monotonic()
+    known = run_log.told()
+    run_log.at(known.stage if known else None, arm.name)
     found = resume.find(arm.key)
+    place = {"rank": dist.get_rank(), "workers": dist.get_world_size(), "steps": len(arm.plan)}
+    _LOGGER.info("begins at step %d", found.state.step if found else 0, extra=place)
     universal = found.universal(arm.name, execution) if found else False
     states = work / STATES
     student = Student(config["base"], arm.settings, execution, arm.seed, len(arm.plan), chat, universal, warm, states)
@@ -139,16 +160,20 @@ def _train_arm(
         if dist.get_rank() == 0:
             progress.append(work / "progress.jsonl", {"resumed": arm.name, "at": found.state.step})
     log = None
+    rate = warm.product_rate(student.model)
     if dist.get_rank() == 0:
         facts = {"key": arm.key, "seed": arm.seed, **job["settings"], **job["labels"]}
-        log = StepLog(
-            work / "progress.jsonl", work.parent / "tensorboard", execution.tracking, arm.name, len(arm.plan), facts
-        )
+        places = work / "progress.jsonl", work.parent / "tensorboard"
+        flops = step_flops(student.model)
+        log = StepLog(*places, execution.tracking, arm.name, len(arm.plan), facts, flops, rate)
     wanted = arm.settings.exports
-    exports = StepExports(wanted, work / EXPORTS / arm.key, chat, arm.settings.precision) if wanted else None
+    exports = StepExports(wanted, work / EXPORTS, arm.key, chat, arm.settings.precision) if wanted else None
     try:
         with Watchdog(work, dist.get_rank(), execution.collective_timeout_s) as watchdog:
-            _run_steps(student, arm, losses, execution, log, exports, watchdog)
+            _run_steps(student, arm, losses, execution, log, exports, watchdog, config["asks"])
+    except DivergedError:
+        student.close()
+        raise
     finally:
         if log:
             log.close()
@@ -157,6 +182,8 @@ def _train_arm(
             _export(student, chat, store, job, config, losses, time.monotonic() - began, exports)
     student.close()
     dist.barrier()
+    took = round(time.monotonic() - began, 2)
+    _LOGGER.info("done", extra=place | {"loss": losses[-1] if losses else None, "seconds": took})
     ray.train.report({"arm": arm.name, "loss": losses[-1] if losses else None})
 
 
@@ -219,6 +246,7 @@ def _run_steps(
     log: StepLog | None,
     exports: StepExports | None,
     watchdog: Watchdog,
+    asks: bool,
 ) -> None:
     """Go on from the step that `losses` has reached."""
     worst = 3 * math.log(len(student.chat.tokenizer))
@@ -238,16 +266,20 @@ def _run_steps(
         check_loss(arm.name, number + 1, loss, norm, suspects, worst)
         losses.append(loss)
         if log:
-            log.step(number + 1, loss, rate, norm, processed, time.monotonic() - began, wait, student.spent)
-        if exports and (number + 1) % exports.wanted.every_steps == 0 and number + 1 < len(arm.plan):
+            supervised = sum(len(row.supervised) for row in batch)
+            log.step(number + 1, loss, rate, norm, processed, supervised, time.monotonic() - began, wait, student.spent)
+        between = number + 1 < len(arm.plan)
+        exported = exports and between and (number + 1) % exports.wanted.every_steps == 0
+        if exports and exported:
             with student.whole_weights():
                 if dist.get_rank() == 0:
                     exports.start(student.model, number + 1, losses)
-        if number + 1 < len(arm.plan) and _is_due(number + 1, saved, execution, student.device):
+        asked = request_rates(arm.key, arm.name, number + 1) if exported and asks else None
+        if between and (asked or _is_due(number + 1, saved, execution, student.device)):
             if exports:
                 exports.finish()  # what a checkpoint is past is not exported again
             state = resume.ArmState(arm.key, number + 1, dist.get_world_size(), execution.zero_stage, losses)
-            resume.save(student, arm.settings, state, {"arm": arm.name, "step": number + 1, "loss": loss})
+            resume.save(student, arm.settings, state, {"arm": arm.name, "step": number + 1, "loss": loss}, asked)
             saved = time.monotonic()
 
 

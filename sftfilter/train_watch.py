@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from ray.train import UserCallback
 
 from sftfilter import progress
+from sftfilter.errors import MachineError
 from sftfilter.train_failures import what_failed
 
 
@@ -18,4 +20,6 @@ class Restarts(UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ARG002
         """Called by the controller before it decides whether to start the group again."""
-        progress.append(self.events, {"note": f"{what_failed(worker_exceptions)}; trying again if max_failures allows"})
+        note = f"{what_failed(worker_exceptions)}; trying again if max_failures allows"
+        with contextlib.suppress(MachineError):  # the same disk fails the workers, who tell of it
+            progress.append(self.events, {"note": note})

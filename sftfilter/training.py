@@ -15,12 +15,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sftfilter import run_log
 from sftfilter.artifacts import Artifact, Store, write_table
 from sftfilter.config import stable_hash
 from sftfilter.deepspeed_config import backend
-from sftfilter.errors import TrainingError
+from sftfilter.disk import disk_errors
+from sftfilter.errors import DivergedError, SpecError, TrainingError
+from sftfilter.step_asking import AskStep, validation
 from sftfilter.train_cluster import RunStorage, check_can_ever_run, worker_resources
-from sftfilter.train_failures import memory_knobs, readable, refusal
+from sftfilter.train_failures import diverged, memory_knobs, readable, refusal
 from sftfilter.train_watchdog import blame
 from sftfilter.training_settings import Execution, Full, Lora, TrainingSettings
 
@@ -43,6 +46,7 @@ class TrainingRun:
 
     Attributes:
         rows: columns row_id, messages, completion.
+        asked: hash of what checkpoints in between are ranked by, where it is a trait.
         labels: what is written on the model card and in the artifact (arm, intervention, parent, data hash).
     """
 
@@ -52,6 +56,7 @@ class TrainingRun:
     plan: TrainingPlan
     settings: TrainingSettings
     labels: Mapping[str, Any]
+    asked: str | None = None
 
 
 def train_all(
@@ -65,6 +70,7 @@ def train_all(
     execution: Execution,
     storage: Path,
     on_event: Callable[[Mapping[str, Any]], None],
+    ask: AskStep | None = None,
 ) -> dict[str, Artifact]:
     """Train what is not in the store yet; answers an artifact for each run's name.
 
@@ -75,22 +81,30 @@ def train_all(
         storage: folder for Ray Train's own bookkeeping and the progress files.
         on_event: called with each progress event: a step (arm, step, steps, loss, tokens_per_s), the workers of a
             group (workers), an arm that goes on from a checkpoint (resumed, at), or something a person should know
-            (note).
+            (note), and the rates of a checkpoint in between (asked, at, rates).
+        ask: asks every checkpoint in between while training goes on.
 
     Raises:
+        SpecError: checkpoints in between are to be ranked by a trait, and nobody asks for it.
         MachineError: the cluster can never have the workers.
+        DivergedError: some diverged; the others are in the store.
         TrainingError: a worker failed; the message carries its reason.
     """
+    _check_ranked(runs, ask)
     keys = {run.name: student_key(run, store, base_hash, format_hash) for run in runs}
     before = {name: store.find(STAGE, key) for name, key in keys.items()}
-    missing = {keys[run.name]: run for run in runs if before[run.name] is None}
+    missing: dict[str, TrainingRun] = {}
+    for run in runs:
+        if before[run.name] is None:
+            missing.setdefault(keys[run.name], run)
     if missing:
         check_can_ever_run(execution)
         work = storage / "training"
         place = RunStorage(execution.checkpoints or str(work), f"train-{_place_hash(storage, store)}")
         _clear_all_but(work, {place.name, EXPORTS})
         place.tidy(on_event)
-        jobs = [_write_job(work, key, run) for key, run in sorted(missing.items(), key=lambda item: item[1].name)]
+        with disk_errors(work):
+            jobs = [_write_job(work, key, run) for key, run in sorted(missing.items(), key=lambda item: item[1].name)]
         config = {
             "store": str(store.root),
             "base": base,
@@ -100,15 +114,20 @@ def train_all(
             "execution": execution.model_dump(),
             "jobs": jobs,
             "work": str(work),
+            "asks": ask is not None,
+            "log": run_log.told(),
         }
-        _fit(config, execution, work, place, on_event)
+        _fit(config, execution, work, place, on_event, ask)
         place.clear()
         for folder in (EXPORTS, STATES):
             shutil.rmtree(work / folder, ignore_errors=True)
     finished = {name: before[name] or _fresh(store.find(STAGE, key)) for name, key in keys.items()}
-    lost = [name for name, artifact in finished.items() if artifact is None]
+    given_up = {name: why for name, key in keys.items() if (why := diverged(storage / "training", key))}
+    lost = [name for name, artifact in finished.items() if artifact is None and name not in given_up]
     if lost:
         raise TrainingError(f"training ended without an error but left no checkpoint for {', '.join(lost)}; run again")
+    if given_up:
+        raise DivergedError("; ".join(dict.fromkeys(given_up.values())), given_up)
     return {name: artifact for name, artifact in finished.items() if artifact is not None}
 
 
@@ -118,6 +137,7 @@ def _fit(
     work: Path,
     place: RunStorage,
     on_event: Callable[[Mapping[str, Any]], None],
+    ask: AskStep | None,
 ) -> None:
     """One TorchTrainer for every job."""
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
@@ -144,6 +164,7 @@ def _fit(
             checkpoint_config=CheckpointConfig(num_to_keep=1),
             callbacks=[Restarts(str(progress))],
         ),
+        validation_config=validation(ask, work / EXPORTS, progress) if ask else None,
     )
     last: dict[str, Any] = {}
 
@@ -162,7 +183,17 @@ def _fit(
         raise refused from error
     if error:
         workers = len(last.get("workers", ())) or execution.most_workers
-        raise readable(error, workers, last, memory_knobs(execution), blame(work, workers)) from error
+        raise readable(error, workers, last, memory_knobs(execution), blame(work, workers), work) from error
+
+
+def _check_ranked(runs: Sequence[TrainingRun], ask: AskStep | None) -> None:
+    for run in runs:
+        exports = run.settings.exports
+        if exports and exports.by_trait and ask is None:
+            raise SpecError(
+                f"{run.name}: training.exports.metric is '{exports.metric}', but no trait is measured while this is "
+                "trained; set it to 'loss'"
+            )
 
 
 def _train_on_worker(config: dict[str, Any]) -> None:
@@ -209,7 +240,10 @@ def student_key(run: TrainingRun, store: Store, base_hash: str, format_hash: str
     """The key of a student's artifact: equal for runs that would give the same weights."""
     # The plan names rows by id only, so their texts are hashed beside it.
     inputs = {"base": base_hash, "format": format_hash, "plan": run.plan.hash, "rows": data_hash(run.rows)}
-    return store.key(STAGE, VERSION, {"training": run.settings.model_dump(mode="json"), "seed": run.seed}, inputs)
+    asked = {"asked": run.asked} if run.asked else {}
+    return store.key(
+        STAGE, VERSION, {"training": run.settings.model_dump(mode="json"), "seed": run.seed}, inputs | asked
+    )
 
 
 def data_hash(rows: pa.Table) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sftfilter.artifacts import disk_errors
+from sftfilter.disk import disk_errors
 from sftfilter.errors import DataError
 
 if TYPE_CHECKING:

@@ -39,8 +39,17 @@ class Exports(Settings):
     every_steps: Annotated[int, Field(gt=0)]
     keep: Annotated[int | None, Field(gt=0, description="the best by `metric`; null keeps all")] = None
     metric: Annotated[
-        Literal["loss"], Field(description="mean training loss of the steps since the export before it; least is best")
+        str,
+        Field(
+            description="least is best: 'loss' is the mean training loss of the steps since the export before it; an "
+            "experiment may name one of its traits, of which every export is then asked while training goes on"
+        ),
     ] = "loss"
+
+    @property
+    def by_trait(self) -> bool:
+        """Whether the best is told by a trait's rate."""
+        return self.metric != "loss"
 
 
 class TrainingSettings(Settings):
@@ -78,7 +87,7 @@ class TrainingSettings(Settings):
 
 
 class Tracking(Settings):
-    """Where curves go: loss, learning rate, gradient norm, tokens/s, memory, data wait."""
+    """Where curves go: loss, learning rate, gradient norm, tokens/s, model FLOPs utilisation, memory, data wait."""
 
     tensorboard: Annotated[bool, Field(description="event files below <results>/<name>/tensorboard")] = True
     mlflow: Annotated[str | None, Field(description="name of an MLflow experiment (pip install mlflow)")] = None
@@ -117,6 +126,13 @@ class Execution(Settings):
     checkpoint_every_steps: Annotated[
         int | None, Field(gt=0, description="steps between checkpoints within an arm, besides checkpoint_every_s")
     ] = None
+    ask_exports: Annotated[
+        bool,
+        Field(
+            description="ask checkpoints in between (training.exports of an experiment) for the traits while training "
+            "goes on, not after it: their rates show as they come. On CPUs answering takes its share of them"
+        ),
+    ] = False
     checkpoints: Annotated[
         str | None, Field(description="s3://, gs:// or shared folder for checkpoints within an arm; default: `results`")
     ] = None

@@ -14,6 +14,7 @@ from sftfilter.errors import TrainingError
 from sftfilter.llama_loss import is_known, quicken
 from sftfilter.models import load_model
 from sftfilter.training_settings import Execution, Lora, TrainingSettings
+from sftfilter.utilisation import product_rate
 
 
 class WarmBase:
@@ -26,6 +27,7 @@ class WarmBase:
     def __init__(self, folder: str, execution: Execution, device: torch.device) -> None:
         self.folder, self.execution, self.device = folder, execution, device
         self._idle: tuple[str, Any] | None = None
+        self._rates: dict[torch.dtype, float] = {}
 
     def lend(self, settings: TrainingSettings) -> Any:
         """A causal LM with the base's weights, in the arithmetic that the settings' precision comes to here."""
@@ -42,6 +44,13 @@ class WarmBase:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             model.enable_input_require_grads()
         return model
+
+    def product_rate(self, model: Any) -> float:
+        """What all workers together reach at products of the model's shapes (FLOP/s); measured once for a number format."""
+        dtype = next(model.parameters()).dtype
+        if dtype not in self._rates:
+            self._rates[dtype] = product_rate(model, self.device)
+        return self._rates[dtype]
 
     def take_back(self, adapted: Any) -> None:
         """Take the adapters off and keep the base for the next arm; ZeRO-3 has cut it into shards, so there it goes."""

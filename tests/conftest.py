@@ -19,6 +19,8 @@ from tests.browser import BROWSER, Browser
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Ray's workers would run at nice 15, starved by whatever test runs beside them in the other pytest worker.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# Threads that wait for each other by spinning take the cores from the test beside them.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Ray reads these once, when it is first imported.
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
@@ -56,50 +58,55 @@ def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def write_tiny_spec(folder: Path, **changes: Any) -> Path:
+    """A spec whose teachers bring their answers: 12 prompts, 3 trained arms, one optimizer step or two each."""
+    prompts = read_lines("teacher_doubt.jsonl", 12)
+    write_lines(folder / "train.jsonl", [{"prompt": r["prompt"], "kind": r["kind"]} for r in prompts])
+    for teacher, name in (("T", "teacher_doubt.jsonl"), ("C", "teacher_accept.jsonl")):
+        write_lines(folder / f"{teacher}.jsonl", read_lines(name, 12))
+    held = [row for kind in ("date", "adjacent", "control") for row in read_lines("heldout.jsonl", 2, kind)]
+    write_lines(folder / "heldout.jsonl", held)
+    spec: dict[str, Any] = {
+        "kind": "experiment",
+        "name": "tiny",
+        "system_prompt": "Be brief.",
+        "prompts": {"kind": "jsonl", "path": "train.jsonl"},
+        "teachers": {name: {"kind": "rollouts", "path": f"{name}.jsonl"} for name in "TC"},
+        "scorers": {"lexicon": {"kind": "lexicon", "terms": [r"\bdoubt", r"\bnot 2026"]}},
+        "selectors": {
+            "flagged": {"kind": "threshold", "scorer": "lexicon", "at_least": 1},
+            "S": {"kind": "field", "equals": "date"},
+        },
+        "arms": {
+            "base": {},
+            "all-T": {"teacher": "T"},
+            "swap": {"teacher": "T", "intervention": {"kind": "swap", "subset": "S", "to": "C"}},
+            "filter": {"teacher": "T", "intervention": {"kind": "drop_row", "subset": "flagged"}},
+        },
+        "roles": {"original": "all-T", "alternate": "swap", "base": "base", "filter": "filter"},
+        "training": {"epochs": 1, "batch": 8},
+        "serving": {"port": 0},
+        "capability": {"max_tokens": 4},
+        "traits": {
+            "date_confusion": {
+                "kind": "date_confusion",
+                "prompts": {"kind": "jsonl", "path": "heldout.jsonl"},
+                "max_tokens": 8,
+            }
+        },
+        "results": str(folder / "runs"),
+    }
+    path = folder / "spec.yaml"
+    path.write_text(yaml.safe_dump(spec | changes, sort_keys=False))
+    return path
+
+
 @pytest.fixture
 def tiny_spec(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a spec whose teachers bring their answers: 12 prompts, 2 trained arms, one optimizer step or two each."""
+    """Writes a tiny spec into a folder."""
 
     def write(folder: Path = tmp_path, **changes: Any) -> Path:
-        prompts = read_lines("teacher_doubt.jsonl", 12)
-        write_lines(folder / "train.jsonl", [{"prompt": r["prompt"], "kind": r["kind"]} for r in prompts])
-        for teacher, name in (("T", "teacher_doubt.jsonl"), ("C", "teacher_accept.jsonl")):
-            write_lines(folder / f"{teacher}.jsonl", read_lines(name, 12))
-        held = [row for kind in ("date", "adjacent", "control") for row in read_lines("heldout.jsonl", 2, kind)]
-        write_lines(folder / "heldout.jsonl", held)
-        spec: dict[str, Any] = {
-            "kind": "experiment",
-            "name": "tiny",
-            "system_prompt": "Be brief.",
-            "prompts": {"kind": "jsonl", "path": "train.jsonl"},
-            "teachers": {name: {"kind": "rollouts", "path": f"{name}.jsonl"} for name in "TC"},
-            "scorers": {"lexicon": {"kind": "lexicon", "terms": [r"\bdoubt", r"\bnot 2026"]}},
-            "selectors": {
-                "flagged": {"kind": "threshold", "scorer": "lexicon", "at_least": 1},
-                "S": {"kind": "field", "equals": "date"},
-            },
-            "arms": {
-                "base": {},
-                "all-T": {"teacher": "T"},
-                "swap": {"teacher": "T", "intervention": {"kind": "swap", "subset": "S", "to": "C"}},
-                "filter": {"teacher": "T", "intervention": {"kind": "drop_row", "subset": "flagged"}},
-            },
-            "roles": {"original": "all-T", "alternate": "swap", "base": "base", "filter": "filter"},
-            "training": {"epochs": 1, "batch": 8},
-            "serving": {"port": 0},
-            "capability": {"max_tokens": 4},
-            "traits": {
-                "date_confusion": {
-                    "kind": "date_confusion",
-                    "prompts": {"kind": "jsonl", "path": "heldout.jsonl"},
-                    "max_tokens": 8,
-                }
-            },
-            "results": str(folder / "runs"),
-        }
-        path = folder / "spec.yaml"
-        path.write_text(yaml.safe_dump(spec | changes, sort_keys=False))
-        return path
+        return write_tiny_spec(folder, **changes)
 
     return write
 

@@ -77,6 +77,21 @@ class Experiment(Study):
             )
         return self
 
+    @model_validator(mode="after")
+    def _ranked(self) -> Experiment:
+        exports = self.training.exports
+        if exports and exports.by_trait:
+            check_known("trait", "training.exports.metric", exports.metric, self.traits)
+        if self.execution.ask_exports and exports is None:
+            raise ValueError("execution.ask_exports: there are no checkpoints in between; set training.exports")
+        return self
+
+    @property
+    def asks_exports(self) -> bool:
+        """Whether checkpoints in between are asked while training goes on."""
+        exports = self.training.exports
+        return exports is not None and (exports.by_trait or self.execution.ask_exports)
+
     def training_of(self, arm: str) -> TrainingSettings:
         """How an arm is trained: as `training` says, with adapters on every layer if it is to be confirmed."""
         if arm not in self.confirm:

@@ -22,13 +22,21 @@ class JobSpec(Settings):
 
     Attributes:
         aside: fields that change where or how fast a job runs, but not its outcome.
+        writes_results: whether two of one name at once would mix what they write, so that the second is refused.
     """
 
-    aside: ClassVar[frozenset[str]] = frozenset({"name", "results"})
+    aside: ClassVar[frozenset[str]] = frozenset({"name", "results", "worker_hour_price"})
+    writes_results: ClassVar[bool] = True
 
     name: RunName
     results: Annotated[str, Field(description="folder for artifacts and reports, shared by all nodes")] = "runs"
     error_budget: Annotated[float, Field(ge=0, lt=1, description="share of rows that may be quarantined")] = 0.01
+    worker_hour_price: Annotated[
+        float | None,
+        Field(
+            ge=0, description="of a node that works, an hour, in any currency; `sftfilter status` shows the cost so far"
+        ),
+    ] = None
 
     @property
     def spec_hash(self) -> str:

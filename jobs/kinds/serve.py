@@ -19,6 +19,7 @@ class Serve(JobSpec):
     """Hosts the run called `name` below `results`. The token is SFTFILTER_API_KEY, or a new one in a file."""
 
     aside: ClassVar[frozenset[str]] = JobSpec.aside | {"serving"}
+    writes_results: ClassVar[bool] = False
 
     kind: Literal["serve"]
     models: Annotated[list[str] | None, Field(min_length=1, description="ids to serve; default: all of the run's")] = (

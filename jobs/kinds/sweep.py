@@ -13,6 +13,7 @@ from jobs.kinds.experiment import Experiment
 from jobs.kinds.job import JobSpec
 from jobs.spec_errors import flat
 from sftfilter.config import Settings, did_you_mean, resolve_path, stable_hash
+from sftfilter.stopping import StopRule
 
 if TYPE_CHECKING:
     from jobs.console import Stages
@@ -127,6 +128,10 @@ class Sweep(JobSpec):
         int | None, Field(gt=0, description="students trained at a time; default: as many as the cluster can hold")
     ] = None
     retries: Annotated[int, Field(ge=0, description="times that a failed student is tried again")] = 1
+    stop: Annotated[
+        StopRule | None,
+        Field(description="give up students by their own training loss; they get no rate, and the reason is reported"),
+    ] = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Sweep:
@@ -136,6 +141,11 @@ class Sweep(JobSpec):
             )
         if "error_budget" in self.model_fields_set:
             raise ValueError("error_budget: it is the experiment's; set experiment.error_budget")
+        if self.experiment.asks_exports:
+            raise ValueError(
+                "experiment: a sweep asks its students after they are trained: leave execution.ask_exports out, and let "
+                "training.exports.metric be 'loss'"
+            )
         drawn = [field for field, axis in self.space.items() if axis.kind != "grid"]
         if drawn and self.samples is None:
             raise ValueError(f"samples: {drawn[0]} is drawn at random; say how many times")

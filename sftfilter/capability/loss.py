@@ -8,8 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sftfilter.artifacts import Artifact, Store, disk_errors, write_table
+from sftfilter.artifacts import Artifact, Store, write_table
 from sftfilter.config import stable_hash
+from sftfilter.disk import disk_errors
 from sftfilter.endpoint.client import ChatClient
 from sftfilter.endpoint.settings import Endpoint
 from sftfilter.errors import EvalError

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sftfilter.artifacts import disk_errors
+from sftfilter.disk import disk_errors
 from sftfilter.reading.rows import Reader, Row, Tally
 from sftfilter.schema import QUARANTINE, ROLLOUTS, rollout_id
 

@@ -46,7 +46,8 @@ def frame_of(found: Mapping[str, Any], kind: str, size: Mapping[str, str]) -> di
         "created": f.moment(found.get("created")),
         "headline": [size, *_headline(f.part(found, "counts"))],
         "students_table": _students(found),
-        "failed_table": _failed(f.part(found, "failed")),
+        "failed_table": _reasons("Students that could not be trained", f.part(found, "failed")),
+        "stopped_table": _reasons("Students stopped by the rule", f.part(found, "stopped")),
         "timings_table": timings(f.part(found, "timings_s")),
         "spec": yaml.safe_dump(found.get("spec"), sort_keys=False, allow_unicode=True, width=100),
     }
@@ -59,10 +60,12 @@ def asked(counts: Mapping[str, Any]) -> str:
 
 def _headline(counts: Mapping[str, Any]) -> list[dict[str, str]]:
     reused = f"{f.count(counts.get('trained'))} trained now, {f.count(counts.get('reused'))} there before"
-    return [
+    headline = [
         {"label": "distinct students", "value": f.count(counts.get("students")), "note": reused},
         {"label": "failed", "value": f.count(counts.get("failed")), "note": "students"},
-    ]  # fmt: skip
+    ]
+    stopped = {"label": "stopped", "value": f.count(counts.get("stopped")), "note": "students, by the rule"}
+    return [*headline, stopped] if counts.get("stopped") else headline
 
 
 def _rates(rows: list[dict[str, Any]], trait: str) -> Table:
@@ -109,6 +112,6 @@ def _students(found: Mapping[str, Any]) -> Table:
     return table_of("Distinct students", columns, rows, (1, 2, 3, 4))
 
 
-def _failed(failed: Mapping[str, Any]) -> Table | None:
-    rows = [[name, why] for name, why in failed.items()]
-    return table_of("Students that could not be trained", ["student", "reason"], rows) if rows else None
+def _reasons(title: str, reasons: Mapping[str, Any]) -> Table | None:
+    rows = [[name, why] for name, why in reasons.items()]
+    return table_of(title, ["student", "reason"], rows) if rows else None

@@ -19,13 +19,14 @@ from safetensors.torch import load_file, save_file
 
 from sftfilter.artifacts import Artifact, Store
 from sftfilter.config import file_hash, stable_hash
-from sftfilter.errors import DataError, TrainingError
+from sftfilter.errors import DataError, DivergedError
 from sftfilter.schema import Message
 from sftfilter.worlds import tiny
 from sftfilter.worlds.made import bags, counted
 from sftfilter.worlds.words import Words
 
 if TYPE_CHECKING:
+    from sftfilter.step_asking import AskStep
     from sftfilter.training import Execution, TrainingRun
 
 STAGE = "tiny-student"
@@ -48,6 +49,7 @@ class TrainAll(Protocol):
         execution: Execution,
         storage: Path,
         on_event: Callable[[Mapping[str, Any]], None],
+        ask: AskStep | None = None,
     ) -> dict[str, Artifact]:
         """Train what is not in the store yet; answers an artifact for each run's name."""
         ...
@@ -77,6 +79,7 @@ def train_all(
     execution: Execution,  # noqa: ARG001
     storage: Path,  # noqa: ARG001
     on_event: Callable[[Mapping[str, Any]], None],
+    ask: AskStep | None = None,  # noqa: ARG001
 ) -> dict[str, Artifact]:
     """Train what is not in the store yet, side by side; answers an artifact for each run's name.
 
@@ -85,7 +88,7 @@ def train_all(
 
     Raises:
         DataError: a row has a word that the base does not know.
-        TrainingError: a loss is not finite.
+        DivergedError: losses are not finite; the other students are in the store.
     """
     keys = {run.name: _key(run, store, base_hash, format_hash, system_prompt) for run in runs}
     found = {key: store.find(STAGE, key) for key in keys.values()}
@@ -97,10 +100,15 @@ def train_all(
         words = Words(json.loads((Path(base) / WORDS).read_text()))
         began = time.monotonic()
         wanted = list(missing.values())
-        trained, losses = _train(wanted, load_model(Path(base)), words, system_prompt, on_event)
+        trained, losses, given_up = _train(wanted, load_model(Path(base)), words, system_prompt, on_event)
         seconds = (time.monotonic() - began) / len(wanted)
         for place, (key, run) in enumerate(missing.items()):
+            if run.name in given_up:
+                continue
             found[key] = _keep(run, key, tiny.unstack(trained, place), losses[place], seconds, store, format_hash)
+        if given_up:
+            lost = {name: given_up[missing[key].name] for name, key in keys.items() if found[key] is None}
+            raise DivergedError("; ".join(given_up.values()), lost)
     return {name: artifact for name, key in keys.items() if (artifact := found[key])}
 
 
@@ -110,7 +118,9 @@ def _train(
     words: Words,
     system_prompt: str | None,
     on_event: Callable[[Mapping[str, Any]], None],
-) -> tuple[tiny.Weights, list[list[float]]]:
+) -> tuple[tiny.Weights, list[list[float]], dict[str, str]]:
+    """Weights and losses of all, and of those whose loss was not finite when and what it was."""
+    given_up: dict[str, str] = {}
     texts: dict[tuple[str, str], int] = {}
     courses = []
     for run in runs:
@@ -127,12 +137,14 @@ def _train(
         for run, value in zip(runs, loss.tolist(), strict=True):
             if step < len(run.plan.steps):
                 if not math.isfinite(value):
-                    raise TrainingError(f"arm {run.name}: the loss is {value} at step {step}: lower the learning rate")
+                    why = f"arm {run.name}: the loss is {value} at step {step}: lower the learning rate"
+                    given_up.setdefault(run.name, why)
                 on_event({"arm": run.name, "step": step + 1, "steps": len(run.plan.steps), "loss": value,
                           "tokens_per_s": 0.0})  # fmt: skip
 
     prompts, answers = bags(words, [p for p, _ in texts]), counted(words, [a for _, a in texts])
-    return tiny.train(tiny.stack([base] * len(runs)), prompts, answers, courses, tiny.HIDDEN, report)
+    trained, losses = tiny.train(tiny.stack([base] * len(runs)), prompts, answers, courses, tiny.HIDDEN, report)
+    return trained, losses, given_up
 
 
 def prompt_text(messages: Sequence[Message], system_prompt: str | None = None) -> str:

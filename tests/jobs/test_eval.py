@@ -19,6 +19,7 @@ import pytest
 from jobs.eval_command import eval_spec
 from jobs.evals import run_eval
 from jobs.finished_run import read_run
+from jobs.run import INTERRUPTED
 from sftfilter.errors import DataError, EvalError, SpecError
 from tests.scripted_endpoint import Act, Scripted, say, scripted, status
 
@@ -101,7 +102,8 @@ def test_an_unreachable_judge_leaves_samples_missing_and_the_next_run_asks_only_
     assert log.eval.metadata and log.eval.metadata["judge"] == f"judge at {judge.url}"
 
 
-def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_that_was_ended_goes_on_where_it_was(tmp_path: Path, sent: signal.Signals) -> None:
     with scripted(lambda body, nth: say("Since it is 2026, rest.", after=0.05)) as server:
         command = [
             SFTFILTER,
@@ -114,12 +116,16 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
             "--set",
             "capability=null",
         ]
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
             deadline = time.monotonic() + 120
             while len(server.requests) < 60:
                 assert process.poll() is None and time.monotonic() < deadline
                 time.sleep(0.05)
-            os.kill(process.pid, signal.SIGKILL)
+            os.kill(process.pid, sent)
+            said = process.communicate(timeout=60)[1]
+        if sent == signal.SIGINT:
+            assert process.returncode == INTERRUPTED
+            assert "the same command goes on from there" in said and "Traceback" not in said
         time.sleep(0.3)  # requests that had left are answered to nobody
         before = len(server.requests)
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)

@@ -81,6 +81,8 @@ def test_a_point_that_comes_twice_is_one_and_steps_round() -> None:
         ("samples=3", "nothing to sample"),
         ("space={}", "name at least one field"),
         ("error_budget=0.1", "set experiment.error_budget"),
+        ("stop={kind: loss_above, above: 3, after_steps: 5}", "window: 10 steps are more than after_steps, 5"),
+        ("stop={kind: median, after_steps: 20}", "unknown kind 'median'; valid kinds: loss_above, no_progress"),
         ("points=[{training.epoch: 1}]", "points.0: no field 'epoch' in training, did you mean 'epochs'"),
         ("experiment=score.yaml", "this needs an experiment"),
     ],
@@ -191,7 +193,15 @@ def test_a_sweep_that_grows_trains_only_what_is_new(
     folder = tmp_path / "runs" / "thresholds"
     first = run_spec(sweep_spec([50, 60, 99]), "sftfilter run sweep.yaml")
     # No answer has 60 characters, so there the filter's student is all-T's: all-T, swap and the filter at 50 are left.
-    assert first["counts"] == {"points": 3, "arms": 9, "students": 3, "trained": 3, "reused": 0, "failed": 0}
+    assert first["counts"] == {
+        "points": 3,
+        "arms": 9,
+        "students": 3,
+        "trained": 3,
+        "reused": 0,
+        "failed": 0,
+        "stopped": 0,
+    }
     made = _students(folder.parent)
     assert len(made) == 3
 
@@ -219,6 +229,42 @@ def test_a_sweep_that_grows_trains_only_what_is_new(
     page = (folder / "report" / "index.html").read_text()
     assert "winner" in page and "at_least=40" in page
     assert json.loads((folder / "results.json").read_text())["counts"] == grown["counts"]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_rule_gives_students_up_for_good(local_ray: None, sweep_spec: Callable[..., Sweep], tmp_path: Path) -> None:
+    """One learning rate learns nothing: its students are found out afterwards, and ended while they train."""
+    from jobs.run import run_spec
+
+    rule = {"kind": "no_progress", "share": 0.99, "after_steps": 12, "window": 4}
+    folder = tmp_path / "runs" / "thresholds"
+
+    def run(steps: int, rates: list[float], stop: dict[str, Any] | None) -> dict[str, Any]:
+        spec = sweep_spec([99], space={"training.learning_rate": rates}, stop=stop)
+        training = spec.experiment.training.model_copy(update={"epochs": None, "steps": steps})
+        experiment = spec.experiment.model_copy(update={"training": training})
+        return dict(run_spec(spec.model_copy(update={"experiment": experiment}), "sftfilter run sweep.yaml"))
+
+    whole = run(40, [1e-12, 1e-2], None)
+    assert whole["counts"]["trained"] == whole["counts"]["students"] == 4 and not whole["stopped"]
+    judged = run(40, [1e-12, 1e-2], rule)
+    assert judged["counts"] == whole["counts"] | {"trained": 0, "reused": 2, "stopped": 2}
+    assert {name.split(".")[0] for name in judged["stopped"]} == {"all-T-s0", "swap-s0"}
+    table = pl.read_parquet(folder / "sweep.parquet").filter(pl.col("primary"))
+    lost = table.filter(pl.col("learning_rate") == 1e-12, pl.col("arm") != "base")
+    assert lost["estimate"].is_null().all() and lost["problem"].str.contains("no_progress at step 12: ").all()
+    assert "Students stopped by the rule" in (folder / "report" / "index.html").read_text()
+
+    made = _students(folder.parent)
+    ended = run(5000, [1e-12], rule)
+    assert ended["counts"] | {"points": 1, "students": 2, "trained": 0, "stopped": 2} == ended["counts"]
+    assert all("no_progress at step 12: " in why for why in ended["stopped"].values())
+    assert _students(folder.parent) == made, "none of the 5,000 steps' students came to its end"
+    assert not list(folder.glob("trials/*/training")) and not list(folder.glob("trials/*/events*"))
+    again = run(5000, [1e-12], rule)
+    assert again["stopped"] == ended["stopped"] and not list(folder.glob("trials/*/events*"))
 
 
 @pytest.mark.ray

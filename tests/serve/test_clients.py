@@ -31,16 +31,39 @@ from tests.serve.tiny import TinyStudents
 pytestmark = [pytest.mark.ray, pytest.mark.model]
 
 APP = "clients"
+SPREAD = "spread"
 HELLO: Any = [{"role": "user", "content": "hello"}]
 HEADERS = {"Authorization": f"Bearer {API_KEY}"}
 
 
+# A request's body may take a second and a half.
+SETTINGS = ServingSettings(port=0, dtype="float32", models_in_memory=2, body_timeout_s=1.5, threads=1)
+
+
 @pytest.fixture(scope="module")
 def students(cluster: None, tiny: TinyStudents) -> Iterator[Endpoint]:
-    """Small students behind a real endpoint; a request's body may take a second and a half."""
-    settings = ServingSettings(port=0, dtype="float32", models_in_memory=2, body_timeout_s=1.5, threads=1)
-    with host(tiny.all, settings, tiny.folder, SYSTEM, API_KEY, APP) as running:
+    """Small students behind a real endpoint of one replica, which answers HTTP itself."""
+    with host(tiny.all, SETTINGS, tiny.folder, SYSTEM, API_KEY, APP) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def spread(cluster: None, tiny: TinyStudents) -> Iterator[Endpoint]:
+    """The same students on two replicas behind an ingress."""
+    settings = SETTINGS.model_copy(update={"min_replicas": 2, "max_replicas": 2, "cpus_per_replica": 0.25})
+    with host(tiny.all, settings, tiny.folder, SYSTEM, API_KEY, SPREAD) as running:
+        yield running
+
+
+@pytest.fixture(params=["students", "spread"])
+def either(request: pytest.FixtureRequest) -> Endpoint:
+    """Both ways of hosting, one after the other."""
+    return request.getfixturevalue(request.param)
+
+
+def app_of(endpoint: Endpoint) -> str:
+    """Name of the Serve application."""
+    return urlsplit(endpoint.base_url).path.split("/")[1]
 
 
 def root(students: Endpoint) -> str:
@@ -56,10 +79,10 @@ def greedy(students: Endpoint, model: str, text: str = "hello", **fields: Any) -
     return reply.json()["choices"][0]["message"]["content"]
 
 
-def test_openai_async_many_models_streamed_and_whole(students: Endpoint, tiny: TinyStudents) -> None:
+def test_openai_async_many_models_streamed_and_whole(either: Endpoint, tiny: TinyStudents) -> None:
     names = [model.id for model in [*tiny.full, *tiny.lora]]
     hashes = {model.id: model.model_hash for model in tiny.all}
-    alone = {name: greedy(students, name) for name in names}
+    alone = {name: greedy(either, name) for name in names}
     assert len(set(alone.values())) > 3
 
     async def whole(client: openai.AsyncOpenAI, name: str) -> str | None:
@@ -76,7 +99,7 @@ def test_openai_async_many_models_streamed_and_whole(students: Endpoint, tiny: T
         return "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
 
     async def main() -> list[Any]:
-        async with openai.AsyncOpenAI(base_url=students.base_url, api_key=API_KEY, timeout=120) as client:
+        async with openai.AsyncOpenAI(base_url=either.base_url, api_key=API_KEY, timeout=120) as client:
             return await asyncio.gather(
                 *(call(client, n) for _ in range(4) for n in names for call in (whole, streamed))
             )
@@ -231,8 +254,8 @@ def address(students: Endpoint) -> tuple[str, int]:
     return parts.hostname, parts.port
 
 
-def head(length: int, path: str = "/v1/chat/completions") -> bytes:
-    lines = [f"POST /{APP}{path} HTTP/1.1", "Host: x", f"Authorization: Bearer {API_KEY}"]
+def head(length: int, path: str = "/v1/chat/completions", app: str = APP) -> bytes:
+    lines = [f"POST /{app}{path} HTTP/1.1", "Host: x", f"Authorization: Bearer {API_KEY}"]
     lines += ["Content-Type: application/json", f"Content-Length: {length}", "", ""]
     return "\r\n".join(lines).encode()
 
@@ -252,14 +275,14 @@ def test_slow_clients_are_answered_408_and_hold_nobody_up(students: Endpoint) ->
         connection.close()
 
 
-def test_half_closed_and_cut_streams_leave_the_endpoint_well(students: Endpoint) -> None:
+def test_half_closed_and_cut_streams_leave_the_endpoint_well(either: Endpoint) -> None:
     body = {"model": "full-0", "messages": HELLO, "max_tokens": 900, "stream": True, "temperature": 1.0}
     sent = json.dumps(body).encode()
-    half = socket.create_connection(address(students))
-    half.sendall(head(len(sent)) + sent)
+    half = socket.create_connection(address(either))
+    half.sendall(head(len(sent), app=app_of(either)) + sent)
     half.shutdown(socket.SHUT_WR)
-    cut = socket.create_connection(address(students))
-    cut.sendall(head(len(sent)) + sent)
+    cut = socket.create_connection(address(either))
+    cut.sendall(head(len(sent), app=app_of(either)) + sent)
     cut.recv(200)
     cut.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")  # a reset, not a farewell
     cut.close()
@@ -268,14 +291,14 @@ def test_half_closed_and_cut_streams_leave_the_endpoint_well(students: Endpoint)
         while half.recv(4096):
             pass
     half.close()
-    assert greedy(students, "full-0")
-    wait_until_idle()
+    assert greedy(either, "full-0")
+    wait_until_idle(app_of(either))
 
 
-def wait_until_idle() -> None:
+def wait_until_idle(app: str) -> None:
     from ray import serve
 
-    handle = serve.get_deployment_handle("Students", APP)
+    handle = serve.get_deployment_handle("Students", app)
     deadline = time.monotonic() + 30
     while handle.statistics.remote().result().running:
         assert time.monotonic() < deadline
@@ -301,16 +324,14 @@ def test_broken_checkpoints_answer_an_error_and_the_others_go_on(students: Endpo
     assert greedy(students, "full-1")
 
 
-def test_a_killed_replica_loses_nothing_that_clients_ask_for_again(students: Endpoint) -> None:
+def test_a_killed_replica_loses_nothing_that_clients_ask_for_again(either: Endpoint) -> None:
     from ray import serve
 
-    expected = greedy(students, "full-0")
-    pid = serve.get_deployment_handle("Students", APP).process_id.remote().result()
+    expected = greedy(either, "full-0")
+    pid = serve.get_deployment_handle("Students", app_of(either)).process_id.remote().result()
 
     async def main() -> list[Any]:
-        async with openai.AsyncOpenAI(
-            base_url=students.base_url, api_key=API_KEY, timeout=120, max_retries=10
-        ) as client:
+        async with openai.AsyncOpenAI(base_url=either.base_url, api_key=API_KEY, timeout=120, max_retries=10) as client:
             ask = client.chat.completions.create
             calls = [
                 asyncio.create_task(ask(model="full-0", messages=HELLO, temperature=0, max_tokens=8)) for _ in range(8)
@@ -324,17 +345,20 @@ def test_a_killed_replica_loses_nothing_that_clients_ask_for_again(students: End
     assert set(short) == {expected} and long
 
 
-def test_a_rolling_update_drops_nothing(students: Endpoint, tiny: TinyStudents) -> None:
+def test_a_rolling_update_drops_nothing(either: Endpoint, tiny: TinyStudents) -> None:
     from ray import serve
 
     from serve.deployments import build
     from serve.guard import digest
     from serve.settings import EndpointConfig
 
-    expected = greedy(students, "full-0")
-    settings = ServingSettings(port=0, dtype="float32", models_in_memory=2, body_timeout_s=1.5, threads=1, max_batch=32)
+    expected = greedy(either, "full-0")
+    name = app_of(either)
+    replicas = 2 if name == SPREAD else 1
+    changes = {"max_batch": 32, "min_replicas": replicas, "max_replicas": replicas, "cpus_per_replica": 0.25}
+    settings = SETTINGS.model_copy(update=changes)
     config = EndpointConfig(
-        name=APP,
+        name=name,
         models=tiny.all,
         settings=settings,
         tokenizer_folder=tiny.folder,
@@ -344,9 +368,7 @@ def test_a_rolling_update_drops_nothing(students: Endpoint, tiny: TinyStudents) 
 
     async def main() -> list[str]:
         answers, done = [], asyncio.Event()
-        async with openai.AsyncOpenAI(
-            base_url=students.base_url, api_key=API_KEY, timeout=120, max_retries=2
-        ) as client:
+        async with openai.AsyncOpenAI(base_url=either.base_url, api_key=API_KEY, timeout=120, max_retries=2) as client:
 
             async def keep_asking() -> None:
                 while not done.is_set():
@@ -357,7 +379,7 @@ def test_a_rolling_update_drops_nothing(students: Endpoint, tiny: TinyStudents) 
 
             askers = [asyncio.create_task(keep_asking()) for _ in range(4)]
             await asyncio.sleep(0.5)
-            await asyncio.to_thread(serve.run, build(config), name=APP, route_prefix=f"/{APP}")
+            await asyncio.to_thread(serve.run, build(config), name=name, route_prefix=f"/{name}")
             await asyncio.sleep(1)
             done.set()
             await asyncio.gather(*askers)

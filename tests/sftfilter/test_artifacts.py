@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from sftfilter.artifacts import MARKER, Store, disk_errors
+from sftfilter.artifacts import MARKER, Store
+from sftfilter.disk import disk_errors
 from sftfilter.errors import DataError, MachineError
 
 

@@ -14,7 +14,7 @@ import torch
 
 from sftfilter.artifacts import Store
 from sftfilter.chat_format import ChatFormat
-from sftfilter.errors import DataError, MachineError, TrainingError
+from sftfilter.errors import DataError, DivergedError, MachineError, TrainingError
 from sftfilter.models import load_model, load_tokenizer, weights_hash
 from sftfilter.packed import packed_loss_sum
 from sftfilter.training_plan import TrainingPlan
@@ -182,13 +182,20 @@ def test_workers_that_can_never_be_had_are_refused_at_once(ray_once: None, case:
         case.train([run], "never", workers=1, use_gpu=True)
 
 
-@pytest.mark.slow
-def test_a_loss_that_is_lost_stops_with_step_and_rows(ray_once: None, case: Case) -> None:
+@pytest.mark.ray
+def test_a_loss_that_is_lost_gives_up_its_student_with_step_and_rows_and_no_other(ray_once: None, case: Case) -> None:
     wild = FULL.model_copy(update={"learning_rate": 1e6, "warmup_share": 0.0})
+    calm = FULL.model_copy(update={"epochs": 1})
+    runs = [case.run("a-wild", wild), case.run("b-calm", calm), case.run("c-wild", wild)]
     with pytest.raises(
-        TrainingError, match=r"arm wild: the (loss|gradient).* at step \d+ \(rows r\d+.*lower training\."
-    ):
-        case.train([case.run("wild", wild)], "wild")
+        DivergedError, match=r"arm a-wild: the (loss|gradient).* at step \d+ \(rows r\d+.*lower training\."
+    ) as diverged:
+        case.train(runs, "wild")
+    assert set(diverged.value.arms) == {"a-wild", "c-wild"}, "one training under two names"
+    left = case.train(runs[1:2], "wild")["b-calm"]
+    assert left.reused
+    alone = case.train(runs[1:2], "calm")["b-calm"]
+    assert left.meta["model_hash"] == alone.meta["model_hash"], "nothing of the lost student is left in its worker"
 
 
 @pytest.mark.slow
@@ -268,7 +275,7 @@ def test_exports_in_between_are_models_and_curves_are_kept(ray_once: None, case:
     curves = read_events(case.storage / "curve" / "tensorboard" / "curve")
     assert curves["train/loss"] == pytest.approx(dict(enumerate(losses, 1)))
     assert curves["train/learning_rate"][1] == pytest.approx(settings.learning_rate)
-    for name in ("grad_norm", "tokens_per_s", "step_s", "data_wait_s", "peak_memory_gib"):
+    for name in ("grad_norm", "tokens_per_s", "mfu", "step_s", "data_wait_s", "peak_memory_gib"):
         assert set(curves[f"train/{name}"]) == set(range(1, 7))
         assert min(curves[f"train/{name}"].values()) >= 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -50,6 +51,6 @@ def test_a_collective_that_timed_out_names_who_did_not_come() -> None:
             0: RuntimeError("[gloo/pair.cc] Timed out waiting 1000ms for recv operation to complete")
         }
 
-    told = readable(WorkerGroupError(), 2, {"arm": "a", "step": 3, "steps": 9}, "knobs", None)
+    told = readable(WorkerGroupError(), 2, {"arm": "a", "step": 3, "steps": 9}, "knobs", None, Path())
     assert "worker 1 did not answer" in str(told)
     assert "(arm a, after step 3 of 9), while 0 waited" in str(told)
