@@ -50,7 +50,9 @@ def components(values: Cells) -> Component:
     """Two-way random effects without replication, by the method of moments (Cornfield and Tukey 1956).
 
     The variance of the mean is (MS_prompt + MS_seed - MS_rest) / (prompts x seeds), with Satterthwaite's (1946) degrees of
-    freedom. With one seed it is the variance over prompts, and nothing is said of seeds.
+    freedom, at least those of the smallest mean square. Where prompts and seeds happen to differ so little that it is not
+    above 0, the variance is MS_rest / (prompts x seeds), below which the true one cannot lie. With one seed it is the variance
+    over prompts, and nothing is said of seeds.
 
     Args:
         values: [prompt, seed], at least two prompts; NaN counts as the mean.
@@ -78,8 +80,11 @@ def combined(squares: np.ndarray, prompts: int, seeds: int) -> Component:
     variance = max(float(shares[0] + shares[1] - shares[2]), 0.0)
     uncertain = float((shares**2 / freedom).sum())
     if variance < _TINY or uncertain < _TINY**2:
-        return Component(math.sqrt(variance), prompts - 1)
-    return Component(math.sqrt(variance), float(np.clip(variance**2 / uncertain, 1, prompts - 1)))
+        return Component(math.sqrt(max(variance, shares[2])), prompts - 1)
+    least = (
+        min(seeds, prompts) - 1
+    )  # no mean square is known with fewer, though the formula goes below where one is taken off
+    return Component(math.sqrt(variance), float(np.clip(variance**2 / uncertain, least, prompts - 1)))
 
 
 def _freedoms(prompts: int, seeds: int) -> np.ndarray:
