@@ -39,8 +39,9 @@ test: $(READY) ## every test, the real pipeline at reduced size among them
 test-slow: $(READY) ## tests of many minutes that `make test` leaves out
 	@$(BIN)/python -m pytest -m slow
 
-chaos: $(READY) ## kill workers, drivers and nodes in mid-run, drop connections, and compare with an undisturbed run
-	@$(BIN)/python -m pytest -m chaos
+chaos: $(READY) ## kill processes and nodes in mid-run, break storage, and compare; rewrites the README's fault table
+	@$(BIN)/python -m tests.chaos.fetch
+	@$(BIN)/python -m pytest -m chaos; status=$$?; $(BIN)/python -m tests.chaos.fault_table; exit $$status
 
 check: $(READY) ## ruff, pyright, import contracts, dependencies (audited where an advisory service is reached)
 	@$(BIN)/ruff check .

@@ -34,11 +34,20 @@ class TensorBoard:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """See Tracker."""
         for name, value in values.items():
+            self._check()
             self.writer.add_scalar(f"train/{name}", value, step)
 
     def close(self) -> None:
         """See Tracker."""
+        self._check()
         self.writer.close()
+
+    def _check(self) -> None:
+        """What its thread does not write fills a queue, and whoever adds to a full one waits for ever, at exit too."""
+        events: Any = getattr(self.writer.file_writer, "event_writer", None)
+        if events is not None and events._worker is not None and not events._worker.is_alive():
+            events._closed = True
+            raise OSError("its writing thread has ended: is the disk full, or failing?")
 
 
 class MLflow:

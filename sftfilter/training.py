@@ -93,7 +93,10 @@ def train_all(
     _check_ranked(runs, ask)
     keys = {run.name: student_key(run, store, base_hash, format_hash) for run in runs}
     before = {name: store.find(STAGE, key) for name, key in keys.items()}
-    missing = {keys[run.name]: run for run in runs if before[run.name] is None}
+    missing: dict[str, TrainingRun] = {}
+    for run in runs:
+        if before[run.name] is None:
+            missing.setdefault(keys[run.name], run)
     if missing:
         check_can_ever_run(execution)
         work = storage / "training"

@@ -237,32 +237,29 @@ class RunningEngine:
             batch.tickets.clear()
 
     def _score(self, batch: _Batch) -> list[tuple[Ticket, list[Piece]]]:
-        """Score the prompts of whoever waits longest and of others of the same model, about one pass of them."""
-        waiting = [t for t in batch.tickets if t.unscored and not t.gone]
-        if not waiting:
+        """Score prompts of the request that waits longest, about one pass of them.
+
+        Never together with another request's: the last digits depend on what shares a pass, and would then follow from
+        who happened to ask at the same time.
+        """
+        ticket = next((t for t in batch.tickets if t.unscored and not t.gone), None)
+        if ticket is None:
             return []
-        engine, model = batch.weights.engine, waiting[0].model
-        taken: list[tuple[Ticket, int]] = []
+        engine, model = batch.weights.engine, ticket.model
+        taken: list[int] = []
         size = 0
-        for ticket in (t for t in waiting if t.model is model):
-            while ticket.unscored and (not taken or size < engine.pass_tokens):
-                i = ticket.unscored.pop(0)
-                size += len(ticket.work.sequences[i].prompt_ids)
-                taken.append((ticket, i))
+        while ticket.unscored and (not taken or size < engine.pass_tokens):
+            taken.append(ticket.unscored.pop(0))
+            size += len(ticket.work.sequences[taken[-1]].prompt_ids)
         if batch.weights.bank is not None:
             batch.weights.bank.use_one(model.id if _has_adapter(model) else None)
-        prompts = [ticket.work.sequences[i].prompt_ids for ticket, i in taken]
-        top = max(ticket.work.score_prompts or 0 for ticket, _ in taken)
-        scored = engine.token_scores(prompts, [1] * len(prompts), top)
-        found: dict[Ticket, list[Piece]] = {}
-        for (ticket, i), scores in zip(taken, scored, strict=True):
-            if not ticket.gone and not all(math.isfinite(score.logprob) for score in scores):
-                ticket.fail(_no_numbers(ticket.model))
-                found.pop(ticket, None)
-            if ticket.gone:
-                continue
-            found.setdefault(ticket, []).append(_scored_piece(ticket.work, i, scores))
-        return list(found.items())
+        prompts = [ticket.work.sequences[i].prompt_ids for i in taken]
+        scored = engine.token_scores(prompts, [1] * len(prompts), ticket.work.score_prompts or 0)
+        if not all(math.isfinite(score.logprob) for scores in scored for score in scores):
+            ticket.fail(_no_numbers(ticket.model))
+        if ticket.gone:
+            return []
+        return [(ticket, [_scored_piece(ticket.work, i, scores) for i, scores in zip(taken, scored, strict=True)])]
 
     def _hand_out(self, batch: _Batch, tokens: Sequence[Token]) -> None:
         owners = {row: ticket for ticket in batch.tickets for row in ticket.rows}

@@ -8,6 +8,11 @@ two degrees of freedom. So the bootstrap gives the shape, and the width comes fr
 Measured coverage of 95 % intervals for 60 prompts, 3 seeds, binary grades (600 simulations a figure; naive / crossed
 bootstrap alone / this): no seed effect 0.86 / 0.98 / 0.94; seeds that differ by 5 points 0.85 / 0.99 / 0.96, by 9 points
 0.76 / 0.96 / 0.94, by 17 points 0.56 / 0.87 / 0.92. Where runs differ as much as in the last, train more than three.
+
+An arm that shows the trait in none of its answers, or in all, varies in no draw, yet its rate is not known to be 0 or 1. What
+n prompts cannot tell, at most 3.84 / (n + 3.84) (Wilson 1927; the rule of three has 3 / n), is added by squares: each limit
+is moved by how far the estimand moves when such an arm alone goes to its own limit (square-and-add, Newcombe 1998, method 10;
+for any function of several means, MOVER, Zou and Donner 2008).
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ from typing import Any
 import numpy as np
 from scipy import stats as sps
 
-from sftfilter.stats.rates import Cells, Estimate
+from sftfilter.stats.rates import Cells, Estimate, wilson
 
 Estimand = Callable[[Mapping[str, Any]], Any]
 """From arm means to a number, element by element: means are floats or arrays [draws]. NaN where it is undefined."""
@@ -45,7 +50,9 @@ def components(values: Cells) -> Component:
     """Two-way random effects without replication, by the method of moments (Cornfield and Tukey 1956).
 
     The variance of the mean is (MS_prompt + MS_seed - MS_rest) / (prompts x seeds), with Satterthwaite's (1946) degrees of
-    freedom. With one seed it is the variance over prompts, and nothing is said of seeds.
+    freedom, at least those of the smallest mean square. Where prompts and seeds happen to differ so little that it is not
+    above 0, the variance is MS_rest / (prompts x seeds), below which the true one cannot lie. With one seed it is the variance
+    over prompts, and nothing is said of seeds.
 
     Args:
         values: [prompt, seed], at least two prompts; NaN counts as the mean.
@@ -73,8 +80,11 @@ def combined(squares: np.ndarray, prompts: int, seeds: int) -> Component:
     variance = max(float(shares[0] + shares[1] - shares[2]), 0.0)
     uncertain = float((shares**2 / freedom).sum())
     if variance < _TINY or uncertain < _TINY**2:
-        return Component(math.sqrt(variance), prompts - 1)
-    return Component(math.sqrt(variance), float(np.clip(variance**2 / uncertain, 1, prompts - 1)))
+        return Component(math.sqrt(max(variance, shares[2])), prompts - 1)
+    least = (
+        min(seeds, prompts) - 1
+    )  # no mean square is known with fewer, though the formula goes below where one is taken off
+    return Component(math.sqrt(variance), float(np.clip(variance**2 / uncertain, least, prompts - 1)))
 
 
 def _freedoms(prompts: int, seeds: int) -> np.ndarray:
@@ -116,7 +126,26 @@ def crossed_bootstrap(
     if prompts > 1 and high - low > _TINY:
         wanted = 2 * components(linearised(arms, means, estimand)).half_width(level)
         low, high = low * wanted / (high - low), high * wanted / (high - low)
-    return Estimate(point, point + float(low), point + float(high), prompts)
+    down, up = unseen(arms, means, estimand, level)
+    return Estimate(point, point - math.hypot(float(low), down), point + math.hypot(float(high), up), prompts)
+
+
+def unseen(
+    arms: Mapping[str, Cells], means: Mapping[str, float], estimand: Estimand, level: float = 0.95
+) -> tuple[float, float]:
+    """How far below and above an estimand may lie for what arms at exactly 0 or 1 cannot show; 0 without such an arm.
+
+    Prompts are the unit, however many seeds answered them; see the module's text.
+    """
+    point = float(estimand(means))
+    moves = []
+    for name, matrix in arms.items():
+        if means[name] in (0.0, 1.0):
+            prompts = int((~np.isnan(matrix)).any(axis=1).sum())
+            limit = wilson(means[name], prompts, level)[means[name] == 0.0]
+            moves.append(float(estimand({**means, name: limit})) - point)
+    known = [move for move in moves if math.isfinite(move)]
+    return math.hypot(*(m for m in known if m < 0)), math.hypot(*(m for m in known if m > 0))
 
 
 def _redrawn(arms: Mapping[str, Cells], draws: int, seed: int) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,8 +11,8 @@ import numpy as np
 from scipy import stats as sps
 
 from sftfilter.errors import DataError
-from sftfilter.stats.crossed import Estimand, components, crossed_bootstrap, linearised
-from sftfilter.stats.rates import Cells
+from sftfilter.stats.crossed import Estimand, components, crossed_bootstrap, linearised, unseen
+from sftfilter.stats.rates import Cells, Estimate
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,9 @@ class Difference:
 def paired_difference(first: Cells, second: Cells, level: float = 0.95) -> Difference:
     """Mean difference over the prompts (and seeds) that both graded, with Student's interval.
 
-    Pairing takes the prompts' own difficulty out. See `components` for the variance over prompts and seeds.
+    Pairing takes the prompts' own difficulty out. See `components` for the variance over prompts and seeds, and
+    `crossed.unseen` for what is added where a student shows the trait always or never; where nothing varies at all, p is that
+    of the sign test over prompts.
 
     Args:
         first, second: [prompt, seed] over the same prompts, in the same order.
@@ -52,10 +55,20 @@ def paired_difference(first: Cells, second: Cells, level: float = 0.95) -> Diffe
         return Difference(centre, None, None, None, 1)
     found = components(both)
     half = found.half_width(level)
+    down, up = _unseen_in(first, second, level)
+    low, high = centre - math.hypot(half, down), centre + math.hypot(half, up)
     if found.standard_error == 0:
-        return Difference(centre, centre, centre, 1.0 if centre == 0 else 0.0, prompts)
+        return Difference(centre, low, high, 1.0 if centre == 0 else 2.0 ** (1 - prompts), prompts)
     p = float(2 * sps.t.sf(abs(centre) / found.standard_error, found.freedom))
-    return Difference(centre, centre - half, centre + half, p, prompts)
+    return Difference(centre, low, high, p, prompts)
+
+
+def _unseen_in(first: Cells, second: Cells, level: float) -> tuple[float, float]:
+    """Of a difference, over the prompts and seeds that both graded."""
+    both = np.isnan(first) | np.isnan(second)
+    arms = {"first": np.where(both, np.nan, first), "second": np.where(both, np.nan, second)}
+    means = {name: float(np.nanmean(cells)) for name, cells in arms.items()}
+    return unseen(arms, means, lambda y: y["first"] - y["second"], level)
 
 
 def estimand_difference(first: Mapping[str, Cells], second: Mapping[str, Cells], estimand: Estimand) -> Difference:
@@ -80,9 +93,21 @@ def estimand_difference(first: Mapping[str, Cells], second: Mapping[str, Cells],
     means = {name: float(np.nanmean(cells)) for name, cells in arms.items()}
     known = components(linearised(arms, means, between))
     if known.standard_error == 0:
-        return Difference(found.estimate, found.low, found.high, 1.0 if found.estimate == 0 else 0.0, found.n)
+        return Difference(found.estimate, found.low, found.high, _p_of_interval(found), found.n)
     p = float(2 * sps.t.sf(abs(found.estimate) / known.standard_error, known.freedom))
     return Difference(found.estimate, found.low, found.high, p, found.n)
+
+
+def _p_of_interval(found: Estimate, level: float = 0.95) -> float:
+    """Where nothing varies in any arm: the normal's p-value for the distance of the limit on the side of zero."""
+    assert found.estimate is not None
+    assert found.low is not None
+    assert found.high is not None
+    if found.estimate == 0:
+        return 1.0
+    width = found.estimate - found.low if found.estimate > 0 else found.high - found.estimate
+    z = float(sps.norm.ppf(0.5 + level / 2))
+    return float(2 * sps.norm.sf(z * abs(found.estimate) / width)) if width > 0 else 0.0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -91,7 +91,7 @@ def _overhead(students: list[HostedModel], base: str) -> Iterator[Row]:
     measure = {"key": "a-token", "models": ["base"], "tokens": 1, "at_once": 1}
 
     def median(url: str) -> float:
-        chat(url, texts=prompts(50), **measure)
+        chat(url, texts=prompts(600), **measure)  # Ray's own start still takes the cores for some seconds
         return statistics.median(chat(url, texts=prompts(300), **measure).latencies) * 1000
 
     with _endpoint(students, base, engine="null") as endpoint:

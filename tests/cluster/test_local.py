@@ -16,12 +16,14 @@ def test_local_ray_ends_with_its_block(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.1.2.3:6379")  # somebody else's cluster
     with local_ray({"MARK": "yes"}, cpus=3):
         import ray
+        from ray._common.usage import usage_lib
 
         (raylet,) = [p for p in psutil.Process().children() if "raylet/raylet" in " ".join(p.cmdline())]
         temp = Path(next(a for a in raylet.cmdline() if a.startswith("--temp_dir=")).removeprefix("--temp_dir="))
         assert ray.cluster_resources()["CPU"] == 3
         assert os.environ["RAY_AUTH_MODE"] == "token" and len(os.environ["RAY_AUTH_TOKEN"]) >= 32
         assert ray.get(ray.remote(lambda: os.environ["MARK"]).remote()) == "yes"
+        assert not usage_lib.usage_stats_enabled(), "what runs here is nobody else's business"
         started = [p for p in psutil.Process().children(recursive=True) if str(temp) in " ".join(p.cmdline())]
         assert started
         dashboard = [p for p in started if "dashboard.py" in " ".join(p.cmdline())]

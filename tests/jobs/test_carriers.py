@@ -162,7 +162,7 @@ def small(tiny_spec: Callable[..., Path], tmp_path: Path) -> Carriers:
     rows = [*dates, *(row | {"kind": "neutral"} for row in calm)]
     write_lines(tmp_path / "train.jsonl", [{"prompt": row["prompt"], "kind": row["kind"]} for row in rows])
     write_lines(tmp_path / "T.jsonl", rows)
-    write_lines(tmp_path / "C.jsonl", [accepted.get(row["prompt"], row) for row in rows])
+    write_lines(tmp_path / "C.jsonl", [accepted.get(row["prompt"]) or row for row in rows])
     write_lines(tmp_path / "heldout.jsonl", read_lines("heldout.jsonl", 12, "date"))
     shared = ("system_prompt", "prompts", "teachers", "serving", "results")
     spec = {key: tiny[key] for key in shared} | {

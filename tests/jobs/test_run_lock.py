@@ -29,8 +29,8 @@ def _holding(folder: Path, code: str = "") -> subprocess.Popen[str]:
         f"with readable_errors(), hold_run(Path({str(folder)!r}), 'sftfilter run spec.yaml', {BEAT_S}):\n"
         " print('holds', flush=True)\n while True: signal.pause()\n"
     )
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    child = subprocess.Popen([sys.executable, "-c", script], cwd=REPOSITORY, text=True, **pipes)
+    command = [sys.executable, "-c", script]
+    child = subprocess.Popen(command, cwd=REPOSITORY, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert child.stdout and child.stdout.readline() == "holds\n", child.communicate()[1]
     return child
 

@@ -73,6 +73,19 @@ def test_concurrent_requests_share_steps_and_models_take_turns(tiny: TinyStudent
     assert cache.evicted, "one copy in memory, two models: they took turns"
 
 
+def test_scores_do_not_follow_from_who_asks_at_the_same_time(tiny: TinyStudents) -> None:
+    """To the last bit: each request has forward passes of its own."""
+    engine, _ = make(tiny.full[:1], tiny.folder)
+    asked = [work("full-0", k, 1 + k % 3, tokens=0, score_prompts=1) for k in range(12)]
+
+    async def main() -> list[Any]:
+        alone = [await ask(engine, one) for one in asked]
+        return [alone, await asyncio.gather(*(ask(engine, one) for one in asked))]
+
+    alone, together = asyncio.run(main())
+    assert together == alone and alone[0][0].prompt_scores
+
+
 def test_an_eviction_waits_for_requests_in_flight(tiny: TinyStudents) -> None:
     engine, cache = make(tiny.full, tiny.folder)
 

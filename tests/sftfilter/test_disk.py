@@ -28,11 +28,13 @@ from sftfilter.disk import disk_errors
 from sftfilter.errors import MachineError
 from sftfilter.journal import Journal
 from sftfilter.progress import append
+from sftfilter.tracking import TensorBoard
 
 disk = Path(sys.argv[1])
 table = pa.table({"text": [str(i) * 40 for i in range(200_000)]})
 tensor = torch.rand(4_000_000)
 store, journal, record = Store(disk / "store"), Journal(disk / "journal"), RunRecord(disk / "run")
+curves = TensorBoard(disk / "curves", "arm")
 journal.put("0" * 16, {"text": "kept"})
 record.write("note", text="kept")
 rest = open(disk / "rest", "wb", buffering=0)
@@ -56,6 +58,10 @@ writers = {w.__name__: (lambda w=w: store.build(w.__name__, version=1, settings=
            for w in (plain, parquet, safetensors, pickled, frame)}
 writers |= {w.__name__: w for w in (lines, recorded, events)}
 told = {}
+try:
+    for step in range(999): curves.log(step, {str(i): i for i in range(11)})
+    curves_said = "nothing"
+except OSError as error: curves_said = str(error)
 for name, write in writers.items():
     try: write()
     except MachineError as error: told[name] = str(error)
@@ -64,7 +70,7 @@ rest.truncate(0)
 journal.put("f" * 16, {"text": "after"})
 record.write("note", text="after")
 left = [p.name for p in (disk / "store").iterdir()]
-print(json.dumps({"told": told, "left": left, "again": len(list(Journal(disk / "journal")._keys)),
+print(json.dumps({"told": told, "curves": curves_said, "left": left, "again": len(list(Journal(disk / "journal")._keys)),
                   "read": [Journal(disk / "journal").get(k * 16) for k in "0f"],
                   "record": (disk / "run" / "stages.jsonl").read_text().splitlines()[-1]}))
 """
@@ -89,6 +95,7 @@ def test_every_way_to_write_tells_of_a_full_disk_and_goes_on_when_there_is_room(
         assert told.startswith(f"no space left while writing to {disk}"), (writer, told)
         assert "GiB free): free some space or set `results` to another disk" in told
     assert len(found["told"]) == 8
+    assert "thread has ended" in found["curves"], "what waits for a dead thread waits for ever"
     assert found["left"] == [], "half an artifact was left"
     assert found["read"] == [{"text": "kept"}, {"text": "after"}]
     assert json.loads(found["record"])["text"] == "after", "the line after a torn one stands by itself"

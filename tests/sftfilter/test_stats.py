@@ -125,6 +125,71 @@ def test_four_thousand_draws_take_no_time_and_are_the_same_every_time() -> None:
     assert first == again and first.low is not None and first.low < (first.estimate or 0)
 
 
+def _left(y: Any) -> Any:
+    return (y["swap"] - y["alternate"]) / (y["original"] - y["alternate"])
+
+
+def test_rates_of_nothing_or_all_leave_an_interval_that_prompts_narrow() -> None:
+    def found(prompts: int, seeds: int = 3, level: float = 0.95) -> Any:
+        rates = {"original": 1.0, "alternate": 0.0, "swap": 0.0}
+        return crossed_bootstrap({n: np.full((prompts, seeds), r) for n, r in rates.items()}, _left, level=level)
+
+    sixty = found(60)
+    limit = 3.84 / 63.84
+    assert sixty.estimate == 0 and sixty.high == pytest.approx(limit, rel=0.01), "the swapped arm at its own limit"
+    assert sixty.low == pytest.approx(-limit / (1 - limit), rel=0.01), (
+        "the alternate at its limit, the gap smaller by it"
+    )
+    assert found(240).high < found(60).high < found(60, level=0.99).high
+    assert found(60, seeds=9).high == sixty.high, "more seeds answer no more prompts"
+    holes = np.zeros((60, 2))
+    holes[30:, 1], holes[40:, 0] = np.nan, np.nan
+    full = {"original": np.ones((60, 2)), "alternate": np.zeros((60, 2))}
+    assert crossed_bootstrap(full | {"swap": holes}, _left).high > sixty.high
+
+
+@pytest.mark.parametrize("rate_of_swap", [0.005, 0.02])
+def test_a_rare_trait_is_covered_though_most_studies_never_see_it(rate_of_swap: float) -> None:
+    rng = np.random.default_rng(int(1000 * rate_of_swap))
+    truth, runs, covered, never = rate_of_swap / 0.8, 400, 0, 0
+    for _ in range(runs):
+        rates = {"original": 0.8, "alternate": 0.0, "swap": rate_of_swap}
+        arms = {n: (rng.random((60, 1)) < r).repeat(3, axis=1).astype(float) for n, r in rates.items()}
+        value = crossed_bootstrap(arms, _left, draws=400)
+        assert value.low is not None and value.high is not None
+        covered += value.low <= truth <= value.high
+        never += not arms["swap"].any()
+    assert never / runs > 0.2
+    assert covered / runs >= 0.9, (covered / runs, never / runs)
+
+
+def test_grades_that_vary_by_neither_prompt_nor_seed_leave_an_interval() -> None:
+    """Rows and columns all have the same mean, so that the analysis of variance finds less than nothing between them."""
+    checks = (np.indices((20, 4)).sum(axis=0) % 2).astype(float)
+    found = crossed_bootstrap({"a": checks, "b": np.zeros((20, 4))}, lambda y: y["a"] - y["b"])
+    assert found.low is not None and found.high is not None
+    assert found.estimate == 0.5 and found.high - found.low > 0.2
+    paired = paired_difference(checks, np.zeros((20, 4)))
+    assert paired.low is not None and paired.low < 0.4 and paired.p is not None and paired.p > 0
+
+
+def test_differences_of_arms_that_never_vary_are_no_points() -> None:
+    always, never = np.ones((20, 2)), np.zeros((20, 2))
+    found = paired_difference(always, never)
+    assert found.estimate == 1 and found.low == pytest.approx(1 - math.sqrt(2) * 3.84 / 23.84, rel=0.01)
+    assert found.p == pytest.approx(2.0**-19), "the sign test"
+    none = paired_difference(never, never)
+    assert (none.estimate, none.p) == (0, 1.0) and none.low == -(none.high or 0) != 0
+    between = estimand_difference({"a": always}, {"a": never}, lambda y: y["a"])
+    assert (
+        between.estimate == 1
+        and between.low
+        and 0.7 < between.low < 1
+        and between.p is not None
+        and 0 < between.p < 1e-6
+    )
+
+
 def test_an_undefined_ratio_is_none_not_a_number() -> None:
     arms = {"a": np.zeros((5, 1)), "b": np.zeros((5, 1))}
     found = crossed_bootstrap(arms, lambda y: math.nan)

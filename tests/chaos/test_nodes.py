@@ -1,0 +1,129 @@
+"""SIGKILL of whole nodes: a raylet with all that runs on it, and the head, after which a new cluster takes over."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psutil
+import pytest
+
+from cluster.local_nodes import LocalNodes, local_nodes
+from tests.chaos.fault_table import FaultRow
+from tests.chaos.study import Run, Study, named, twice
+
+pytestmark = pytest.mark.chaos
+
+
+@contextmanager
+def _cluster(study: Study, nodes: int) -> Iterator[tuple[LocalNodes, dict[str, str]]]:
+    """Nodes, and the environment of a driver that joins them. The head does no work where there are others."""
+    before = dict(os.environ)
+    os.environ |= study.environment()
+    try:
+        with local_nodes(nodes, cpus=2, head_cpus=0 if nodes > 1 else None) as cluster:
+            yield cluster, cluster.env | {"RAY_ADDRESS": cluster.address}
+    finally:
+        os.environ.clear()
+        os.environ |= before
+
+
+def _tree(node: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return psutil.Process(node.pid).children(recursive=True) if node.poll() is None else []
+
+
+def _hosting(cluster: LocalNodes, *words: str) -> list[subprocess.Popen[bytes]]:
+    """Nodes on which a process of this title runs; the head is none of them."""
+    return [node for node in cluster.nodes[1:] if named(_tree(node), *words)]
+
+
+def _kill_raylet(node: subprocess.Popen[bytes]) -> float:
+    (raylet,) = (p for p in _tree(node) if p.name() == "raylet")
+    raylet.kill()
+    return time.monotonic()
+
+
+def test_a_raylet_of_every_stage(studies: Callable[..., Study], judged: Callable[..., None]) -> None:
+    """Two nodes work, the head does not; for every one that is struck another joins later."""
+    study, rows, fault = studies(), [], "SIGKILL of a raylet, other nodes left"
+    with _cluster(study, 3) as (cluster, env):
+        run = study.start(cluster=env)
+        run.until(lambda: study.scored.exists() and study.scored.read_text().splitlines()[2:])
+        old = {line.split()[0] for line in study.scored.read_text().splitlines()}
+        struck = _kill_raylet(_hosting(cluster, "MapBatches(FilterActor)")[0])
+        run.until(lambda: {line.split()[0] for line in study.scored.read_text().splitlines()} - old)
+        scoring = time.monotonic() - struck
+        cluster.add_node(2)
+
+        run.until(study.checkpoint)
+        struck = _kill_raylet(_hosting(cluster, "RayTrainWorker")[0])
+        reached = study.trained()
+        at = run.until(study.resumed)
+        run.until(lambda: study.trained_past(reached))
+        lost = f"{reached[1] - at[-1]} steps of {study.steps}"
+        rows.append(FaultRow(fault, "training", lost, time.monotonic() - struck))
+        cluster.add_node(2)
+
+        run.until(lambda: study.made("answers"))
+        made = study.made("answers", "loss")
+        struck = _kill_raylet(_hosting(cluster, "ServeReplica", "Students")[0])
+        run.until(lambda: study.made("answers", "loss") > made + 1)
+        lost = "the answers under way, asked again"
+        rows.append(FaultRow(fault, "evaluation", lost, time.monotonic() - struck))
+        run.finish()
+    lost = f"{twice(study.scored_rows())} of {study.scorable} rows scored again"
+    judged(study, FaultRow(fault, "scores", lost, scoring), *rows)
+
+
+def _kill_head(cluster: LocalNodes, run: Run) -> tuple[float, float]:
+    """Its GCS and its raylet; answers the moment, and the seconds after which the driver ended."""
+    for process in _tree(cluster.nodes[0]):
+        if process.name() in ("gcs_server", "raylet"):
+            process.send_signal(signal.SIGKILL)
+    struck = time.monotonic()
+    assert run.end(240) != 0, "the driver of a dead cluster says that all is well"
+    return struck, time.monotonic() - struck
+
+
+def test_the_head(studies: Callable[..., Study], judged: Callable[..., None]) -> None:
+    """In mid-training and in mid-evaluation; the driver ends, and the same run in a new cluster goes on."""
+    study, rows, fault = studies("training"), [], "SIGKILL of the head, new cluster, rerun"
+    with _cluster(study, 1) as (cluster, env):
+        run = study.start(cluster=env)
+        run.until(study.checkpoint)
+        reached = study.trained()
+        struck, ended = _kill_head(cluster, run)
+    with _cluster(study, 1) as (cluster, env):
+        run = study.start(cluster=env)
+        at = run.until(study.resumed)
+        run.until(lambda: study.trained_past(reached))
+        lost = f"{reached[1] - at[-1]} steps of {study.steps}"
+        took = time.monotonic() - struck
+        rows.append(FaultRow(fault, "training", lost, took, note=f"the driver ended {ended:.0f} s after the head"))
+        run.until(lambda: study.made("answers"))
+        made = study.made("answers", "loss")
+        struck, ended = _kill_head(cluster, run)
+    with _cluster(study, 1) as (_, env):
+        run = study.start(cluster=env)
+        run.until(lambda: study.made("answers", "loss") > made)
+        took = time.monotonic() - struck
+        run.finish()
+    lost = "answers of the model that was asked, 18 at most"
+    rows.append(FaultRow(fault, "evaluation", lost, took, note=f"the driver ended {ended:.0f} s after the head"))
+    judged(study, *rows)
+
+
+def test_rpc_failures(studies: Callable[..., Study], judged: Callable[..., None], reference: Study) -> None:
+    """Ray's own hook drops requests and replies of every kind between its processes, by chance."""
+    hook = '{"*": {"num_failures": -1, "req_failure_prob": 2, "resp_failure_prob": 2, "in_flight_failure_prob": 1}}'
+    study = studies(env={"RAY_testing_rpc_failure": hook})
+    began = time.monotonic()
+    run = study.start()
+    run.finish()
+    took, usual = time.monotonic() - began, float((reference.folder / "seconds").read_text())
+    lost = f"nothing; {took:.0f} s in all, {usual:.0f} s undisturbed"
+    judged(study, FaultRow("5 % of Ray's calls fail", "all", lost, note="`RAY_testing_rpc_failure`"))

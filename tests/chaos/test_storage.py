@@ -1,0 +1,211 @@
+"""Storage that is full, fails, is closed or slow; and clocks that jump."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sftfilter.errors import MachineError
+from tests.chaos.fault_table import FaultRow, keep
+from tests.chaos.fetch import BINDING, CLOCK, FUSE, TOOLS
+from tests.chaos.study import Study
+from tests.conftest import REPOSITORY
+
+pytestmark = pytest.mark.chaos
+
+
+def _tool(name: str, fault: str, stage: str) -> Path:
+    """A fetched file; without it the row says so."""
+    if not (TOOLS / name).exists():
+        keep(FaultRow(fault, stage, "-", note=f"needs {Path(name).name}, which could not be fetched here"))
+        pytest.skip(f"no {name} in {TOOLS}: python -m tests.chaos.fetch")
+    return TOOLS / name
+
+
+@contextmanager
+def _mounted(folder: Path, options: str) -> Iterator[Path]:
+    """A small file system of its own."""
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip("this user may not mount file systems")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=False)
+
+
+def _remount(folder: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", folder], check=True)
+
+
+def test_a_full_disk(studies: Callable[..., Study], judged: Callable[..., None], tmp_path: Path) -> None:
+    """It fills up while students are trained; somebody makes room, and the same command goes on."""
+    with _mounted(tmp_path / "disk", "size=2g") as disk:
+        study = studies("training", root=disk / "runs")
+        run = study.start()
+        run.until(study.checkpoint)
+        used = os.statvfs(disk)
+        left = (used.f_blocks - used.f_bfree) * used.f_frsize
+        _remount(disk, f"size={left + 2**20}")
+        struck = time.monotonic()
+        code = run.end()
+        ended = time.monotonic() - struck
+        assert code == MachineError.exit_code, run.said()[-3000:]
+        assert f"no space left while writing to {disk}" in run.said(), run.said()[-3000:]
+        _remount(disk, "size=2g")
+        recovered = _goes_on(study)
+        judged(
+            study,
+            FaultRow("disk full, then room made, rerun", "training", _steps(study), recovered, note=_ended(ended)),
+        )
+
+
+def test_a_disk_that_is_closed(studies: Callable[..., Study], judged: Callable[..., None], tmp_path: Path) -> None:
+    """As the kernel does to one with errors; here between two stages, when no file is open."""
+    with _mounted(tmp_path / "disk", "size=2g") as disk:
+        study = studies("evaluation", root=disk / "runs")
+        run = study.start()
+        run.until(lambda: study.made("answers"))
+        while subprocess.run(["mount", "-o", "remount,ro", disk], capture_output=True, check=False).returncode:
+            assert run.process.poll() is None
+            time.sleep(0.01)
+        struck = time.monotonic()
+        code = run.end()
+        ended = time.monotonic() - struck
+        assert code == MachineError.exit_code, run.said()[-3000:]
+        assert "Read-only file system" in run.said() and "see `dmesg`" in run.said(), run.said()[-3000:]
+        _remount(disk, "rw")
+        began = time.monotonic()
+        study.start().finish()
+        lost = f"answers of one model; {time.monotonic() - began:.0f} s for the rerun in all"
+        judged(study, FaultRow("disk made read-only, then writable, rerun", "evaluation", lost, note=_ended(ended)))
+
+
+def _goes_on(study: Study) -> float:
+    """Run again; seconds until a student is trained on."""
+    old = study.workers()
+    began = time.monotonic()
+    again = study.start()
+    again.until(lambda: study.workers() not in (old, []) and any("step" in event for event in study.training()))
+    recovered = time.monotonic() - began
+    again.finish()
+    return recovered
+
+
+def _steps(study: Study) -> str:
+    at = [event["at"] for event in study.training() if "resumed" in event]
+    return f"went on from step {at[0]}" if at else "one arm from its beginning"
+
+
+def _ended(seconds: float) -> str:
+    return f"the run ended after {seconds:.0f} s and named the disk"
+
+
+@contextmanager
+def _faulty(folder: Path, fault: str, stage: str) -> Iterator[tuple[Path, Callable[..., None]]]:
+    """A file system in user space that can be told to fail or to be slow."""
+    library, binding = _tool(FUSE, fault, stage), _tool(BINDING, fault, stage)
+    behind, disk, control = folder / "behind", folder / "disk", folder / "control.json"
+    behind.mkdir()
+    disk.mkdir()
+
+    def tell(**faults: Any) -> None:
+        partial = control.with_suffix(".partial")
+        partial.write_text(json.dumps(faults))
+        partial.replace(control)
+
+    tell()
+    command = [sys.executable, "-m", "tests.chaos.faulty_fs", str(behind), str(disk), str(control)]
+    env = os.environ | {"PYTHONPATH": f"{REPOSITORY}:{binding.parent}", "FUSE_LIBRARY_PATH": str(library)}
+    with open(folder / "fs.log", "wb") as log:
+        server = subprocess.Popen(command, env=env, cwd=REPOSITORY, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 30
+        while not os.path.ismount(disk):
+            assert server.poll() is None and time.monotonic() < deadline, (folder / "fs.log").read_text()
+            time.sleep(0.1)
+        yield disk, tell
+    finally:
+        subprocess.run(["umount", "-l", disk], check=False)
+        server.terminate()
+        server.wait(20)
+
+
+def test_a_failing_disk(studies: Callable[..., Study], judged: Callable[..., None], tmp_path: Path) -> None:
+    """EIO at every write, from a moment in mid-training on; mended, the same command goes on."""
+    with _faulty(tmp_path, "writes fail (EIO), then work, rerun", "training") as (disk, tell):
+        study = studies("training", root=disk / "runs")
+        run = study.start()
+        run.until(study.checkpoint)
+        tell(errno=5)
+        struck = time.monotonic()
+        code = run.end()
+        ended = time.monotonic() - struck
+        assert code == MachineError.exit_code, run.said()[-3000:]
+        assert "Input/output error" in run.said() and "see `dmesg`" in run.said(), run.said()[-3000:]
+        tell()
+        recovered = _goes_on(study)
+        judged(
+            study,
+            FaultRow("writes fail (EIO), then work, rerun", "training", _steps(study), recovered, note=_ended(ended)),
+        )
+
+
+def test_a_slow_disk(
+    studies: Callable[..., Study], judged: Callable[..., None], reference: Study, tmp_path: Path
+) -> None:
+    """Every write, rename and flush takes 50 ms longer."""
+    with _faulty(tmp_path, "storage 50 ms slower at every write", "all") as (disk, tell):
+        study = studies(root=disk / "runs")
+        tell(delay_s=0.05)
+        began = time.monotonic()
+        study.start().finish()
+        took, usual = time.monotonic() - began, float((reference.folder / "seconds").read_text())
+        lost = f"nothing; {took:.0f} s in all, {usual:.0f} s undisturbed"
+        judged(study, FaultRow("storage 50 ms slower at every write", "all", lost))
+
+
+def test_a_clock_that_jumps(
+    studies: Callable[..., Study], judged: Callable[..., None], reference: Study, tmp_path: Path
+) -> None:
+    """An hour forth while scoring, two hours back while training, an hour forth while asking."""
+    fault = "clock jumps by +1 h, -2 h, +1 h"
+    library, clock = _tool(CLOCK, fault, "scores, training, evaluation"), tmp_path / "clock"
+
+    def jump(seconds: int) -> None:
+        partial = clock.with_suffix(".partial")
+        partial.write_text(f"{seconds:+d}\n")
+        partial.replace(clock)
+
+    jump(0)
+    env = {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DISABLE_SHM": "1",
+        "NO_FAKE_STAT": "1",
+    }
+    study = studies("scores", env=env)
+    began = time.monotonic()
+    run = study.start()
+    run.until(study.scored.exists)
+    jump(3600)
+    run.until(study.checkpoint)
+    jump(-3600)
+    run.until(lambda: study.made("answers"))
+    jump(0)
+    run.finish()
+    took, usual = time.monotonic() - began, float((reference.folder / "seconds").read_text())
+    lost = f"nothing; {took:.0f} s without the rollouts, {usual:.0f} s with them undisturbed"
+    judged(study, FaultRow(fault, "scores, training, evaluation", lost, note="libfaketime"))
