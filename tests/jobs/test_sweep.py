@@ -231,25 +231,29 @@ def test_a_sweep_that_grows_trains_only_what_is_new(
     assert json.loads((folder / "results.json").read_text())["counts"] == grown["counts"]
 
 
+RULE = {"kind": "no_progress", "share": 0.999, "after_steps": 12, "window": 4}
+
+
+def _run(spec: Sweep, steps: int) -> dict[str, Any]:
+    from jobs.run import run_spec
+
+    training = spec.experiment.training.model_copy(update={"epochs": None, "steps": steps})
+    experiment = spec.experiment.model_copy(update={"training": training})
+    return dict(run_spec(spec.model_copy(update={"experiment": experiment}), "sftfilter run sweep.yaml"))
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_rule_gives_students_up_for_good(local_ray: None, sweep_spec: Callable[..., Sweep], tmp_path: Path) -> None:
-    """One learning rate learns nothing: its students are found out afterwards, and ended while they train."""
-    from jobs.run import run_spec
-
-    rule = {"kind": "no_progress", "share": 0.999, "after_steps": 12, "window": 4}
+def test_a_rule_judges_students_that_are_there_by_all_of_their_curve(
+    local_ray: None, sweep_spec: Callable[..., Sweep], tmp_path: Path
+) -> None:
+    """One of two learning rates learns nothing."""
     folder = tmp_path / "runs" / "thresholds"
-
-    def run(steps: int, rates: list[float], stop: dict[str, Any] | None) -> dict[str, Any]:
-        spec = sweep_spec([99], space={"training.learning_rate": rates}, stop=stop)
-        training = spec.experiment.training.model_copy(update={"epochs": None, "steps": steps})
-        experiment = spec.experiment.model_copy(update={"training": training})
-        return dict(run_spec(spec.model_copy(update={"experiment": experiment}), "sftfilter run sweep.yaml"))
-
-    whole = run(40, [1e-12, 1e-2], None)
+    rates = {"training.learning_rate": [1e-12, 1e-2]}
+    whole = _run(sweep_spec([99], space=rates), 40)
     assert whole["counts"]["trained"] == whole["counts"]["students"] == 4 and not whole["stopped"]
-    judged = run(40, [1e-12, 1e-2], rule)
+    judged = _run(sweep_spec([99], space=rates, stop=RULE), 40)
     assert judged["counts"] == whole["counts"] | {"trained": 0, "reused": 2, "stopped": 2}
     assert {name.split(".")[0] for name in judged["stopped"]} == {"all-T-s0", "swap-s0"}
     table = pl.read_parquet(folder / "sweep.parquet").filter(pl.col("primary"))
@@ -257,13 +261,21 @@ def test_a_rule_gives_students_up_for_good(local_ray: None, sweep_spec: Callable
     assert lost["estimate"].is_null().all() and lost["problem"].str.contains("no_progress at step 12: ").all()
     assert "Students stopped by the rule" in (folder / "report" / "index.html").read_text()
 
-    made = _students(folder.parent)
-    ended = run(5000, [1e-12], rule)
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_rule_ends_students_while_they_train_and_for_good(
+    local_ray: None, sweep_spec: Callable[..., Sweep], tmp_path: Path
+) -> None:
+    folder = tmp_path / "runs" / "thresholds"
+    spec = sweep_spec([99], space={"training.learning_rate": [1e-12]}, stop=RULE)
+    ended = _run(spec, 5000)
     assert ended["counts"] | {"points": 1, "students": 2, "trained": 0, "stopped": 2} == ended["counts"]
     assert all("no_progress at step 12: " in why for why in ended["stopped"].values())
-    assert _students(folder.parent) == made, "none of the 5,000 steps' students came to its end"
+    assert not _students(folder.parent), "none of the 5,000 steps' students came to its end"
     assert not list(folder.glob("trials/*/training")) and not list(folder.glob("trials/*/events*"))
-    again = run(5000, [1e-12], rule)
+    again = _run(spec, 5000)
     assert again["stopped"] == ended["stopped"] and not list(folder.glob("trials/*/events*"))
 
 
