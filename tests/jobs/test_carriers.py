@@ -171,7 +171,7 @@ def small(tiny_spec: Callable[..., Path], tmp_path: Path) -> Carriers:
         "name": "hunt",
         "original": "T",
         "alternate": "C",
-        "groups": {"by": ["kind"], "clusters": 4},
+        "groups": {"by": ["kind"], "clusters": 2},
         "largest": 0.6,
         "search_seeds": [0],
         "seeds": [1],
