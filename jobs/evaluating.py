@@ -72,6 +72,8 @@ def evaluate_models(
                 stages.say(note)
     following = {model: artifact for (model, name), artifact in graded.items() if name == FOLLOWING}
     losses = {m.id: a for m in hosted if work.wants_loss(m) and (a := store.find("loss", work.loss_key(m)))}
+    for loss in losses.values():
+        stages.remember(loss)
     return Evaluated(hosted, {p: a for p, a in graded.items() if p[1] != FOLLOWING}, following, losses)
 
 

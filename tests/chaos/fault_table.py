@@ -26,8 +26,9 @@ class FaultRow:
     Attributes:
         lost: what was done again.
         recover_s: from the fault to new progress; None where it was not measured.
-        identical: whether results, grades and the bytes of every artifact equal the undisturbed run's; None: not run.
-        note: why it was not run, or what else to know.
+        identical: whether results, grades and the bytes of every artifact equal the undisturbed run's; None where the
+            note says something else, or nothing was run.
+        note: what else to know, or why the row was not run.
     """
 
     fault: str
@@ -59,8 +60,8 @@ def table(rows: list[FaultRow]) -> str:
     lines = ["| fault | during | done again | s to recover | results |", "|---|---|---|---|---|"]
     for row in rows:
         seconds = "-" if row.recover_s is None else f"{row.recover_s:.0f}"
-        same = {True: "identical", False: "**differ**", None: "not run"}[row.identical]
-        lines.append(f"| {row.fault} | {row.stage} | {row.lost} | {seconds} | {same}{row.note and f': {row.note}'} |")
+        told = {True: ["identical"], False: ["**differ**"], None: []}[row.identical] + ([row.note] if row.note else [])
+        lines.append(f"| {row.fault} | {row.stage} | {row.lost} | {seconds} | {'; '.join(told) or 'not run'} |")
     return "\n".join(lines)
 
 

@@ -147,7 +147,7 @@ class Study:
     @property
     def scorable(self) -> int:
         """Rows that the slow scorer is asked for."""
-        return 48
+        return 24
 
     # What a run has done so far, by what lies there.
 
@@ -176,6 +176,10 @@ class Study:
         """Arm and step of the last step."""
         steps = [(event["arm"], event["step"]) for event in self.training() if "step" in event]
         return steps[-1] if steps else ("", 0)
+
+    def workers(self) -> list[dict[str, Any]]:
+        """Rank, host and pid of each training worker of the last group."""
+        return ([event["workers"] for event in self.training() if "workers" in event] or [[]])[-1]
 
     def trained_past(self, reached: tuple[str, int]) -> bool:
         """Whether training has gone beyond a step; arms come one after the other, by name."""

@@ -42,8 +42,7 @@ def test_a_process_of_every_stage(studies: Callable[..., Study], judged: Callabl
     scoring = time.monotonic() - struck
 
     run.until(study.checkpoint)
-    workers = [event["workers"] for event in study.training() if "workers" in event][-1]
-    struck = _kill(workers[-1]["pid"])
+    struck = _kill(study.workers()[-1]["pid"])
     reached = study.trained()
     at = run.until(study.resumed)
     run.until(lambda: study.trained_past(reached))

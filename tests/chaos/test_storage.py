@@ -92,10 +92,11 @@ def test_a_disk_that_is_closed(studies: Callable[..., Study], judged: Callable[.
 
 
 def _goes_on(study: Study) -> float:
-    """Run again; seconds until a student that was begun is trained on."""
+    """Run again; seconds until a student is trained on."""
+    old = study.workers()
     began = time.monotonic()
     again = study.start()
-    again.until(lambda: any("resumed" in event or "step" in event for event in study.training()))
+    again.until(lambda: study.workers() not in (old, []) and any("step" in event for event in study.training()))
     recovered = time.monotonic() - began
     again.finish()
     return recovered

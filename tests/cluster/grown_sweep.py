@@ -22,7 +22,7 @@ from sftfilter.progress import Tail
 from tests.conftest import REPOSITORY, random_model, write_tiny_spec
 
 NAME, STUDENTS, LIMIT = "grown", 8, 4
-IDLE_S = 10.0
+IDLE_S = 20.0
 _PATIENCE_S = 240.0
 
 Sample = dict[str, Any]

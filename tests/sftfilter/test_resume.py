@@ -17,6 +17,7 @@ from sftfilter.chat_format import ChatFormat
 from sftfilter.errors import TrainingError
 from sftfilter.models import load_tokenizer
 from sftfilter.train_cluster import RunStorage
+from tests.chaos.fault_table import FaultRow, keep
 from tests.conftest import REPOSITORY
 from tests.training_case import FULL, LORA, Case, Killer, furthest, kill_one, same_bits, tiny_llama, weights
 
@@ -94,6 +95,9 @@ def test_a_killed_worker_costs_nothing_but_time(
         losses = [(artifact[name].path / "losses.json").read_text() for artifact in (broken, whole)]
         assert losses[0] == losses[1]
         assert len(json.loads(losses[0])) == STEPS
+        fault = f"SIGKILL of a training worker, ZeRO {zero_stage}{', checkpoints on s3://' if remote else ''}, {name}"
+        again = f"{killer.struck_at[name][0] - step} steps of {STEPS}"
+        keep(FaultRow(fault, "training alone", again, round(killer.recovered[name], 1), True))
     died = [event for event in killer.events if "worker 1 died" in event.get("note", "")]
     assert len(died) == len(arms), "and people are told"
     assert not killer.checkpoints(), "none is left behind"
@@ -165,6 +169,9 @@ def test_a_lost_node_leaves_fewer_workers_that_go_on(case: Case) -> None:
     assert told["groups"] == [2, 1]
     assert told["resumed"]["full"] > 0
     assert told["furthest"] < 1e-5
+    again = f"{told['struck_at'] - told['resumed']['full']} steps of {STEPS}"
+    note = f"weights within {told['furthest']:.0e} of a plain loop's: one worker is left of two"
+    keep(FaultRow("node removed, no other left", "training alone", again, round(told["recover_s"], 1), note=note))
 
 
 def test_what_killed_runs_leave_is_dropped(tmp_path: Path) -> None:
