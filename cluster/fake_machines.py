@@ -54,4 +54,5 @@ class FakeMachines(FakeMultiNodeProvider):
             node = Node(params, head=False, shutdown_at_exit=False, spawn_reaper=False)
             about = {TAG_RAY_NODE_KIND: NODE_KIND_WORKER, TAG_RAY_NODE_STATUS: STATUS_UP_TO_DATE}
             about |= {TAG_RAY_USER_NODE_TYPE: kind, TAG_RAY_NODE_NAME: node_id}
-            self._nodes[node_id] = {"tags": {**about, **tags}, "node": node}
+            nodes: dict[str, dict[str, Any]] = self._nodes  # pyright: ignore[reportAssignmentType]
+            nodes[node_id] = {"tags": {**about, **tags}, "node": node}

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from jobs.run_record import EVENTS, parse_events
-from tests.chaos.slow_scorer import LOG
+from tests.chaos.plugin.slow import LOG
 from tests.conftest import REPOSITORY, random_model, read_lines, write_lines
 
 T = TypeVar("T")
@@ -51,7 +51,7 @@ def write_spec(folder: Path, model: str) -> Path:
         "generation": {"max_new_tokens": 48},
         "generation_pool": {"batch": 1, "threads": 1},
         "scorers": {
-            "slow": {"kind": "plugin", "target": "tests.chaos.slow_scorer:Slow", "options": {"delay": 0.7}},
+            "slow": {"kind": "plugin", "target": "tests.chaos.plugin.slow:Slow", "options": {"delay": 0.7}},
             "perplexity": {"kind": "perplexity"},
         },
         "scoring_pool": {"batch": 4},
@@ -278,7 +278,7 @@ VOLATILE = frozenset({"created", "timings_s", "peak_rss_gib", "command", "stages
 
 
 def outcome(study: Study) -> dict[str, Any]:
-    """What a run came to: results, grades, and the content of every artifact, without times and places."""
+    """What a run came to: results, grades, and the content of every artifact, without times, places and earlier tries."""
     results = json.loads((study.work / "results.json").read_text())
     found: dict[str, Any] = {f"results: {k}": _placeless(v, study) for k, v in results.items() if k not in VOLATILE}
     found["grades"] = _sorted(study.work / "grades.parquet")
@@ -302,7 +302,7 @@ def _sorted(path: Path) -> list[str]:
 
 def _placeless(value: Any, study: Study) -> Any:
     if isinstance(value, dict):
-        timed = ("seconds", "cost", "path", "created", "began")
+        timed = ("seconds", "cost", "path", "created", "began", "scored_before")
         return {k: _placeless(v, study) for k, v in value.items() if not any(t in k for t in timed)}
     if isinstance(value, list):
         return [_placeless(v, study) for v in value]

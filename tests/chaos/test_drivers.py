@@ -26,10 +26,23 @@ def _again(study: Study, run: Run) -> tuple[Run, float]:
     return study.start(), struck
 
 
+def _second(study: Study, first: Run) -> FaultRow:
+    """Start another run of the same spec; it is refused, and leaves no trace in the record."""
+    first.until(study.events)
+    began = time.monotonic()
+    second = study.start()
+    assert second.end() == MachineError.exit_code
+    took = time.monotonic() - began
+    assert f"process {first.process.pid} on" in second.said() and "sftfilter stop struck" in second.said()
+    assert {event["pid"] for event in study.events() if event["event"] == "run"} == {first.process.pid}
+    return FaultRow("two runs of one spec at once", "rollouts", f"nothing; the second was refused after {took:.0f} s")
+
+
 def test_a_driver_in_every_stage(studies: Callable[..., Study], judged: Callable[..., None]) -> None:
+    """And a second run while the first one works, which has to stay out."""
     study = studies()
     run = study.start()
-    rows = []
+    rows = [_second(study, run)]
 
     run.until(lambda: named(run.tree(), "MapBatches(Answerer)", "submit"))
     run, struck = _again(study, run)
@@ -60,22 +73,6 @@ def test_a_driver_in_every_stage(studies: Callable[..., Study], judged: Callable
 
     run.finish()
     lost = f"{twice(study.scored_rows())} of {study.scorable} rows scored again"
-    rows.insert(1, FaultRow(FAULT, "scores", lost, scoring))
+    rows.insert(2, FaultRow(FAULT, "scores", lost, scoring))
     assert not (study.work / HOLDER).exists()
     judged(study, *rows)
-
-
-def test_two_runs_at_once(studies: Callable[..., Study], judged: Callable[..., None]) -> None:
-    study = studies("scores")
-    first = study.start()
-    first.until(study.scored.exists)
-    began = time.monotonic()
-    second = study.start()
-    assert second.end() == MachineError.exit_code
-    took = time.monotonic() - began
-    assert f"process {first.process.pid} on" in second.said() and "sftfilter stop struck" in second.said()
-    first.finish()
-    assert twice(study.scored_rows()) == 0
-    assert {event["pid"] for event in study.events() if event["event"] == "run"} == {first.process.pid}
-    lost = f"nothing; the second was refused after {took:.0f} s"
-    judged(study, FaultRow("two runs of one spec at once", "scores", lost))
