@@ -293,7 +293,9 @@ def _show(results: Mapping[str, Any], folder: Path, page: Path, stages: Stages) 
     stages.console.print(f"[bold]Verdict: {results['verdict']['label']}[/]. {results['verdict']['summary']}")
     for sentence in [*results["verdict"]["reasons"], *results["caveats"]]:
         stages.console.print(f"- {sentence}", soft_wrap=True, markup=False)
-    stages.console.print(f"Set:     {folder / 'set.csv'}\nReport:  {page}", soft_wrap=True)
+    if results["set"]:
+        stages.console.print(f"Set:     {folder / 'set.csv'}", soft_wrap=True)
+    stages.console.print(f"Report:  {page}", soft_wrap=True)
 
 
 def _tests(results: Mapping[str, Any]) -> Table:

@@ -155,10 +155,10 @@ def test_the_page_says_what_is_confirmed_and_shows_the_set(tmp_path: Path, brows
 
 @pytest.fixture
 def small(tiny_spec: Callable[..., Path], tmp_path: Path) -> Carriers:
-    """24 prompts of two kinds, of which only those that state the date are answered differently by the two teachers."""
+    """28 prompts of two kinds, of which only those that state the date are answered differently by the two teachers."""
     tiny = yaml.safe_load(tiny_spec().read_text())
-    dates = read_lines("teacher_doubt.jsonl", 12, "date")
-    calm = read_lines("neutral_answers.jsonl", 12)
+    dates = read_lines("teacher_doubt.jsonl", 20, "date")
+    calm = read_lines("neutral_answers.jsonl", 8)
     accepted = {row["prompt"]: row for row in read_lines("teacher_accept.jsonl", 116)}
     rows = [*dates, *(row | {"kind": "neutral"} for row in calm)]
     write_lines(tmp_path / "train.jsonl", [{"prompt": row["prompt"], "kind": row["kind"]} for row in rows])
@@ -172,12 +172,12 @@ def small(tiny_spec: Callable[..., Path], tmp_path: Path) -> Carriers:
         "original": "T",
         "alternate": "C",
         "groups": {"by": ["kind"], "clusters": 2},
-        "largest": 0.6,
+        "largest": 0.8,
         "search_seeds": [0],
         "seeds": [1],
         "budget": 10,
         "capability": None,
-        "training": {"learning_rate": 0.001, "epochs": 4, "batch": 8},
+        "training": {"learning_rate": 0.001, "epochs": 6, "batch": 4},
         "traits": {
             "date_confusion": tiny["traits"]["date_confusion"] | {"groups": {"trait": "date"}, "max_tokens": 16}
         },
@@ -207,7 +207,7 @@ def test_a_planted_kind_is_found_and_confirmed_and_a_rerun_trains_nothing(
     members = pl.read_parquet(folder / "set.parquet")
     assert set(members["kind"]) == {"date"}, "the teachers differ on these alone"
     assert (folder / "set.txt").read_text().split() == members["prompt_id"].to_list()
-    assert len(members) == first["set"]["prompts"] <= 12
+    assert len(members) == first["set"]["prompts"] <= 20
     assert sum(row["students"] for row in first["tests"]) + 2 == first["search"]["students"] <= 10
     assert first["verdict"]["label"] == "underpowered", "one seed is never enough"
     assert {row["arm"] for row in first["arms"]} == set(ARMS.values())
