@@ -1,7 +1,7 @@
 """Nodes that come and go on this machine, by Ray's own autoscaler: what `cluster.local_nodes` needs for `--max-nodes`.
 
-The autoscaler (version 2) is the one of real clusters. Only its provider is Ray's fake one, which starts another raylet
-here where a cloud's provider would start a machine. So what is seen here of scaling holds elsewhere, except for how long
+The autoscaler (version 2) is the one of real clusters. Only its provider is made after Ray's fake one, and starts another
+raylet here where a cloud's provider would start a machine. So what is seen here of scaling holds elsewhere, except for how long
 a machine takes to boot.
 
 Ray's autoscaler tells nobody how far it may grow, yet whoever would refuse what can never run has to know. So
@@ -22,7 +22,7 @@ HEAD_ID = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"
 WORKER_TYPE = "worker"
 _UNUSED = ("cluster_synced_files", "setup_commands", "head_setup_commands", "worker_setup_commands")
 """Keys of Ray's old cluster launcher that have to be there, although no command is ever run here."""
-_PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+_PROVIDER = "cluster.fake_machines.FakeMachines"
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,20 @@ class Growth:
         if self.idle_s <= 0:
             raise ValueError(f"idle_s is {self.idle_s:g}: give the seconds after which an idle node goes")
 
-    def config(self, address: str, head: Mapping[str, float], worker: Mapping[str, float]) -> dict[str, Any]:
+    def config(
+        self, address: str, folder: Path, head: Mapping[str, float], worker: Mapping[str, float]
+    ) -> dict[str, Any]:
         """The autoscaler's configuration.
 
         Args:
             address: of the head's GCS, for nodes to come.
+            folder: in which each of them has one of its own.
             head, worker: resources of the head, and of every node that comes.
         """
         provider = {"type": "external", "module": _PROVIDER, "launch_multiple": True, "head_node_id": HEAD_ID}
         return {key: [] for key in _UNUSED} | {
             "cluster_name": "local",
-            "provider": provider | {"gcs_address": address},
+            "provider": provider | {"gcs_address": address, "folder": str(folder)},
             "max_workers": self.most,
             "idle_timeout_minutes": self.idle_s / 60,
             "head_node_type": "ray.head.default",
@@ -70,8 +73,8 @@ class Growth:
         }
 
     def write(self, file: Path, address: str, head: Mapping[str, float], worker: Mapping[str, float]) -> None:
-        """The file for `ray start --autoscaling-config`."""
-        file.write_text(json.dumps(self.config(address, head, worker), indent=1))  # JSON is YAML
+        """The file for `ray start --autoscaling-config`; the nodes' folders lie beside it."""
+        file.write_text(json.dumps(self.config(address, file.parent, head, worker), indent=1))  # JSON is YAML
 
 
 def head_env(metrics_port: int) -> dict[str, str]:
@@ -87,7 +90,7 @@ def head_env(metrics_port: int) -> dict[str, str]:
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
         "AUTOSCALER_METRIC_PORT": str(metrics_port),
-        # The provider names no address for its nodes, and Ray would take the machine's public one. This makes it loopback.
+        # Where clusters are for local use only, Ray keeps a loopback address; otherwise it takes the machine's public one.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     }
 

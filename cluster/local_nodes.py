@@ -84,6 +84,7 @@ def local_nodes(
     heads, config = dict(env), temp / "autoscaling.yaml"
     if growth:
         heads |= head_env(*free_ports(1))
+        heads["PYTHONPATH"] = f"{_ROOT}{os.pathsep}{env.get('PYTHONPATH', '')}"  # the autoscaler imports our provider
         growth.write(config, cluster.address, own, {"CPU": cpus, "GPU": gpus})
         command.append(f"--autoscaling-config={config}")
     try:

@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 from sftfilter.errors import MachineError, SftfilterError
-from sftfilter.extension_lock import await_builds
-from sftfilter.models import cache_dir, ensure_builtin
+from sftfilter.extension_lock import await_builds, extensions_dir
+from sftfilter.models import ensure_builtin
 from sftfilter.sentence_encoder import BUILTIN_ENCODER, resolve_encoder
 
 _BUILD = "from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder as Builder; Builder().load(verbose=False)"
@@ -50,7 +50,7 @@ def build_extensions(folder: Path, limit_s: float = _BUILD_S) -> None:
 
 def main() -> None:
     """Prepare this machine."""
-    extensions = Path(os.environ.get("TORCH_EXTENSIONS_DIR", cache_dir() / "torch_extensions"))
+    extensions = extensions_dir()
     try:
         print(f"model:      {ensure_builtin()}", flush=True)
         print(f"encoder:    {resolve_encoder(BUILTIN_ENCODER)}", flush=True)

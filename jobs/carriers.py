@@ -96,7 +96,8 @@ class _Lab:
         trained = train_models(roster, *given)
         (evaluated,) = ask_models([planned], roster, trained, self.store, self.stages)
         self.planned.append(planned)
-        self.students = {**trained.students, **self.students}  # the first time tells whether it was trained now
+        known = {artifact.key for artifact in self.students.values()}  # the first time tells whether it was trained now
+        self.students |= {name: made for name, made in trained.students.items() if made.key not in known}
         self.failed |= trained.failed
         return planned, evaluated
 

@@ -140,6 +140,8 @@ class _Bar:
         rate = f"{event['tokens_per_s']:.0f} tokens/s  loss {event['loss']:.2f}"
         self.progress.update(self.task, advance=moved, description=arm, rate=rate)
         self._tell(moved, arm, rate=rate)
+        if step == event["steps"]:
+            self.stages.event("trained", arm=arm, steps=step, loss=event["loss"])
 
     def _tell(self, count: int, unit: str, **fields: Any) -> None:
         self.done += count

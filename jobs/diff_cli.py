@@ -35,7 +35,8 @@ def diff(
     two estimates with their intervals. Where both were asked the same prompts,
     the paired difference A - B with its interval and a p-value, adjusted (Holm)
     over all differences that are shown. What cannot be compared is named with
-    the reason. For experiments, sweeps, lattices and evals; of one kind each.
+    the reason. For experiments, sweeps, lattices, carrier searches and evals; of
+    one kind each.
 
       sftfilter diff quickstart quickstart-full
 

@@ -20,7 +20,7 @@ from jobs.run_record import RunRecord
 from jobs.spec import load_spec
 from sftfilter.disk import disk_errors
 from sftfilter.errors import MachineError, SftfilterError
-from sftfilter.models import cache_dir
+from sftfilter.extension_lock import extensions_dir
 from sftfilter.private import redact
 from sftfilter.stale_locks import clear_stale_locks
 
@@ -34,7 +34,7 @@ _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 def worker_env() -> dict[str, str]:
     """Environment of every worker: quiet libraries, few page faults, and DeepSpeed's compiled parts kept."""
     return {
-        "TORCH_EXTENSIONS_DIR": os.environ.get("TORCH_EXTENSIONS_DIR", str(cache_dir() / "torch_extensions")),
+        "TORCH_EXTENSIONS_DIR": str(extensions_dir()),
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TRANSFORMERS_VERBOSITY": "error",
@@ -87,7 +87,7 @@ def _run(spec: JobSpec, command: str, action: Action | None) -> Mapping[str, Any
         disk_errors(root),
     ):
         stages = Stages(memory=memory, record=record)
-        for line in clear_stale_locks(Path(worker_env()["TORCH_EXTENSIONS_DIR"])):
+        for line in clear_stale_locks(extensions_dir()):
             stages.say(line)
         results = (action or spec.run)(root, stages, command)
     stages.console.print(f"{stages.total():.0f} s in all, peak {memory.peak_gib:.2f} GiB")

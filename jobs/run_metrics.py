@@ -15,7 +15,7 @@ GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "sftfilter_run_stage": ("1 while a stage is under way, 0 afterwards", ("stage",)),
     "sftfilter_run_stage_seconds": ("what a finished stage took", ("stage",)),
     "sftfilter_run_rows_done": ("rollouts read or made, rows scored, by stage", ("stage",)),
-    "sftfilter_run_students_done": ("students that are there", ()),
+    "sftfilter_run_students_done": ("students and tuned teachers that are trained or were there before", ()),
     "sftfilter_run_answers": ("answers that this run has asked for and got", ()),
     "sftfilter_run_trait_rate": ("share of graded answers that show the trait, so far", ("model", "trait")),
     "sftfilter_run_work_done": ("how far the work of this moment is", ("stage",)),
@@ -77,6 +77,8 @@ class RunMetrics:
                 self._set("sftfilter_run_stage_seconds", fields["seconds"], stage=stage)
             case "artifact":
                 self._artifact(stage, fields)
+            case "trained":
+                self._student(fields["arm"])
             case "rate" if fields["estimate"] is not None:
                 labels = {"model": fields["model"], "trait": fields["trait"]}
                 self._set("sftfilter_run_trait_rate", fields["estimate"], **labels)
@@ -97,8 +99,12 @@ class RunMetrics:
         elif kind == "answers":
             self._add("sftfilter_run_answers", counts.get("rows", 0))
         elif kind == "student":
-            self._students.add(fields["key"])
-            self._set("sftfilter_run_students_done", len(self._students))
+            self._student(fields["of"].removeprefix("teacher "))  # which trains under its bare name
+
+    def _student(self, name: str) -> None:
+        """One more is there; of a trained one that is heard twice, at its last step and once its artifact is found."""
+        self._students.add(name)
+        self._set("sftfilter_run_students_done", len(self._students))
 
     def _add(self, metric: str, value: float, **labels: str) -> None:
         place = metric, labels.get("stage", "")

@@ -1,8 +1,8 @@
 """What a run has done so far, as structured lines that outlive it: `stages.jsonl` and `progress.json` in its folder.
 
-A line is one event (`run`, `stage`, `stage_done`, `artifact`, `rate`, `note`, `cost`, `end`) with its time, the run's id, and the
-stage it belongs to. Lines are only ever added, so a kill loses the event under way and nothing else. `progress.json` is
-written over: how far the work of this moment is. Inside a Ray job both are mirrored into the session's log folder, where
+A line is one event (`run`, `stage`, `stage_done`, `artifact`, `trained`, `rate`, `note`, `cost`, `end`) with its time,
+the run's id, and the stage it belongs to. Lines are only ever added, so a kill loses the event under way and nothing
+else. `progress.json` is written over: how far the work of this moment is. Inside a Ray job both are mirrored into the session's log folder, where
 `sftfilter status --address` reads them through Ray's own log service.
 """
 

@@ -80,9 +80,9 @@ def _fault(error: BaseException, folder: Path) -> tuple[int, str | None] | None:
         told = getattr(now, "filename", None)
         if number is None and (match := _NUMBERED.search(str(now))):
             number = int(match[1])
-        if number in FULL | FAILING | {errno.EROFS}:
+        if number is not None and number in FULL | FAILING | {errno.EROFS}:
             return number, told if isinstance(told, str) else None
-        if number == errno.EACCES and (told is None or Path(str(told)).is_relative_to(folder)):
+        if number is not None and number == errno.EACCES and (told is None or Path(str(told)).is_relative_to(folder)):
             return number, None
         if any(sign in str(now) for sign in _TORN) and (number := _probe(folder)):
             return number, None

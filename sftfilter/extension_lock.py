@@ -1,4 +1,4 @@
-"""A lock that a killed process leaves behind where DeepSpeed's compiled parts are kept, and that would hang all after it.
+"""Where DeepSpeed's compiled parts are kept, and the lock that a killed process leaves there, which would hang all after it.
 
 torch marks a build, and a look at one, with a file named `lock`, and waits for as long as the file is there, even when
 nobody builds any more.
@@ -6,11 +6,26 @@ nobody builds any more.
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from pathlib import Path
 
+from sftfilter.config import stable_hash
+from sftfilter.models import cache_dir
+
 ABANDONED_S = 120
 """A lock that no process of this machine has open is a leftover when it is this old; building takes 50 s."""
+
+
+def extensions_dir() -> Path:
+    """`$TORCH_EXTENSIONS_DIR`, or a folder of this Python environment's own in the cache.
+
+    torch compiles again whenever the paths of the files that are included change, so environments that shared a folder
+    would take turns at compiling the same.
+    """
+    given = os.environ.get("TORCH_EXTENSIONS_DIR")
+    return Path(given) if given else cache_dir() / "torch_extensions" / stable_hash(sys.prefix, 8)
 
 
 def await_builds(folder: Path, abandoned_s: float = ABANDONED_S) -> list[Path]:

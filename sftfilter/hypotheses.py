@@ -73,13 +73,15 @@ class Case:
     """One hypothesis, as its rule goes on.
 
     Attributes:
-        unlike: how much larger one arm's share is than another's.
+        unlike: how much larger one arm's share is than another's, at the level that a status needs.
+        seen: the same with its plain 95 % interval, by which a sign of something is not overlooked.
         missing: roles whose arms would decide it.
     """
 
     arms: Mapping[str, Reading]
     facts: Facts
     unlike: Callable[[str, str], Estimate | None]
+    seen: Callable[[str, str], Estimate | None]
     evidence_for: list[str] = field(default_factory=list)
     evidence_against: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -177,11 +179,24 @@ def subliminal(case: Case) -> Status:
     return "not tested" if "shown" not in case.arms else "undecided"
 
 
+def _persona_left(case: Case) -> bool:
+    """Whether the little that is left without the rows that show the trait is brought by the persona's rows.
+
+    Beside a stronger cause a persona may carry only some of the trait; so little that it passes for gone is no proof that
+    it carries none.
+    """
+    left = case.seen("shown", "marked")
+    if left is None or left.low is None or left.low <= 0:
+        return False
+    case.supports("shown", f"what is left goes with the persona's rows: {left.estimate:.2f} of the trait")
+    return True
+
+
 def persona(case: Case) -> Status:
     """3: rows that do not show the trait select the persona that has it, whatever the initialisation."""
     if _not_the_rows(case):
         return "contradicted"
-    if case("shown", "gone"):
+    if case("shown", "gone") and not _persona_left(case):
         return case.contradicted("shown", "rows that do not show the trait do not carry it")
     if case.facts.marked == 0:
         case.evidence_against.append("no row has a habit of the persona without the trait")
@@ -339,7 +354,9 @@ def weigh(readings: Readings, facts: Facts) -> dict[int, tuple[Status, Case]]:
         level = 1 - (1 - LEVEL) / len(still_open)
         arms = readings.at(level)
         for number in still_open:
-            case = Case(arms, facts, lambda one, other, level=level: readings.unlike(one, other, level))
+            case = Case(
+                arms, facts, lambda one, other, level=level: readings.unlike(one, other, level), readings.unlike
+            )
             weighed[number] = (RULES[number](case), case)
         settled = {number for number in still_open if weighed[number][0] in ("supported", "contradicted")}
         if not settled:

@@ -131,6 +131,12 @@ def _of_lattice(record: Mapping[str, Any]) -> dict[Key, Rate]:
     return found
 
 
+def _of_carriers(record: Mapping[str, Any]) -> dict[Key, Rate]:
+    return {
+        (row["arm"], row["trait"], row["group"]): _rate(row, row["primary"], row["problem"]) for row in record["arms"]
+    }
+
+
 def _of_eval(record: Mapping[str, Any]) -> dict[Key, Rate]:
     return {
         (model["id"], trait, group): _rate(value, place == 0, None)
@@ -145,7 +151,13 @@ def _no_rates(record: Mapping[str, Any]) -> dict[Key, Rate]:
     return {}
 
 
-_RATES = {"experiment": _of_experiment, "sweep": _of_sweep, "lattice": _of_lattice, "eval": _of_eval}
+_RATES = {
+    "experiment": _of_experiment,
+    "sweep": _of_sweep,
+    "lattice": _of_lattice,
+    "carriers": _of_carriers,
+    "eval": _of_eval,
+}
 
 
 def _rate(value: Mapping[str, Any] | None, primary: bool, why: str | None) -> Rate:

@@ -195,7 +195,7 @@ def _claim(claim: Claim, cells: Mapping[str, Cells], found: Mapping[str, Any], g
     return [
         *own,
         _at_least(f"more than random sets: {claim}", beyond, 0.0, name, sure=0.0),
-        _narrow(f"{NARROW}: {claim}", width, gates.max_width, f"width of the interval of {name}"),
+        _narrow(f"{NARROW}: {claim}", width, gates.max_width, f"to deny a claim: width of the interval of {name}"),
         _narrow(f"by chance: {claim}", p, LEVEL, f"p of {name}, Holm over both claims"),
     ]
 
@@ -237,9 +237,14 @@ def _narrow(name: str, value: float | None, bound: float, what: str) -> Check:
 
 
 def _status(checks: Sequence[Check]) -> Status:
-    """The worst of the conditions; where the interval is too wide, a point that fails says nothing either."""
-    statuses = [status for _, status in checks]
-    if any(row["name"].startswith(NARROW) and status == "underpowered" for row, status in checks):
+    """The worst of the conditions.
+
+    A wide interval that lies wholly on one side is enough to confirm; it is not enough to deny, since a point that fails by
+    chance says nothing then.
+    """
+    statuses = [status for row, status in checks if not row["name"].startswith(NARROW)]
+    wide = any(row["name"].startswith(NARROW) and status == "underpowered" for row, status in checks)
+    if wide and "not confirmed" in statuses:
         return "underpowered"
     order: tuple[Status, ...] = ("not measured", "not confirmed", "underpowered")
     for status in order:

@@ -62,7 +62,8 @@ class Test:
     Attributes:
         prompts: how many the groups hold.
         share: of the trait, left or brought; 1 is all of it.
-        runs: students that were trained for it.
+        runs: students that were trained for it; none where an earlier test had the same rows, since the swap of a set is
+            the transfer of all others.
     """
 
     __test__ = False  # not for pytest
@@ -131,6 +132,7 @@ class _Hunt:
         self.groups, self.measure, self.rules = list(groups), measure, rules
         self.tests: list[Test] = []
         self._known: dict[tuple[Way, frozenset[str]], Test] = {}
+        self._shares: dict[frozenset[str], float | None] = {}  # by the groups that the original teacher answers
         self._passed: list[list[Group]] = [list(groups)]
 
     def run(self) -> None:
@@ -162,14 +164,16 @@ class _Hunt:
     def _ask(self, way: Way, groups: Sequence[Group]) -> Test:
         key = way, frozenset(group.name for group in groups)
         if key not in self._known:
-            spent = sum(test.runs for test in self.tests)
-            if spent + self.rules.runs > self.rules.budget:
-                raise _BudgetSpentError
-            number = len(self.tests) + 1
-            share = self.measure(number, way, groups)
-            names = tuple(group.name for group in groups)
+            number, names = len(self.tests) + 1, tuple(group.name for group in groups)
+            rows = key[1] if way == "transfer" else frozenset(group.name for group in self.groups) - key[1]
+            runs = 0 if rows in self._shares else self.rules.runs
+            if runs:
+                if sum(test.runs for test in self.tests) + runs > self.rules.budget:
+                    raise _BudgetSpentError
+                self._shares[rows] = self.measure(number, way, groups)
+            share = self._shares[rows]
             passed = self.rules.passes(way, share)
-            self._known[key] = Test(number, way, names, _size(groups), share, passed, self.rules.runs)
+            self._known[key] = Test(number, way, names, _size(groups), share, passed, runs)
             self.tests.append(self._known[key])
         return self._known[key]
 

@@ -80,7 +80,8 @@ def hunt(
     groups = _groups(made, clusters, by_kind)
     half = len(made.prompts["heldout"]) // 2
     ends = runner.cells(ENDS, search_seeds, {})
-    if not worth_searching(*(float(ends[role][:half].mean()) for role in ("original", "alternate")), gates):
+    shown, clean = (float(ends[role][:half].mean()) for role in ("original", "alternate"))
+    if not worth_searching(shown, clean, gates):
         return Hunt(None, 0.0, {}, None)
     rules = Rules(seek, gates.works_at_most, gates.fails_at_least, len(search_seeds), budget)
 

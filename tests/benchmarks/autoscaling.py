@@ -10,7 +10,7 @@ import datetime
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,17 +97,16 @@ def summary(grown: Grown, stood: Swept) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Measure, write, draw."""
-    before = machine()
-    with tempfile.TemporaryDirectory() as folder:
-        grown = sweep_that_grows(Path(folder) / "grows")
-        stood = sweep_that_stands(Path(folder) / "stands")
+def write(grown: Grown, stood: Swept, before: Mapping[str, Any]) -> None:
+    """The file, the picture, and the summary on standard output.
+
+    Args:
+        before: the machine, before anything was measured.
+    """
     told = summary(grown, stood)
-    began = grown.swept.began
     rows = [
         {
-            "at_s": round(sample["at"] - began, 2),
+            "at_s": round(sample["at"] - grown.swept.began, 2),
             "nodes": len(sample["nodes"]) - 1,
             "idle": sum(idle for node, idle in sample["nodes"].items() if node != HEAD_ID),
             "asked": sample["asked"],
@@ -121,6 +120,15 @@ def main() -> None:
     draw(picture(grown, *_words(told)), PICTURE)
     json.dump(told, sys.stdout, indent=1)
     print(f"\nwritten: {written}, {PICTURE}")
+
+
+def main() -> None:
+    """Measure, write, draw."""
+    before = machine()
+    with tempfile.TemporaryDirectory() as folder:
+        grown = sweep_that_grows(Path(folder) / "grows")
+        stood = sweep_that_stands(Path(folder) / "stands")
+    write(grown, stood, before)
 
 
 def _words(told: dict[str, Any]) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 _WIDTH, _LEFT, _RIGHT = 1800, 190, 40  # pixels; a README shows it at half the size
 _LANE, _GAP, _TOP, _COUNTS = 46, 14, 150, 190
 _INK, _FAINT, _GRID = "#1b2733", "#5b6b7b", "#e3e8ee"
-_NODE, _IDLE, _TRAINING, _STAGES = "#b9cfe6", "#e4edf6", "#1f5f9e", ("#f3ead7", "#e8dcc0")
+_NODE, _IDLE, _TRAINING, _STAGES = "#b9cfe6", "#e4edf6", "#1f5f9e", ("#f6eedd", "#e3d3ad")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ class _Sheet:
         self.pen.text((_LEFT, 14), self.timeline.title, _INK, self.large)
         self.pen.text((_LEFT, 60), self.timeline.subtitle, _FAINT, self.plain)
         self._ticks()
-        for number, span in enumerate(self.timeline.stages):
+        seen = [span for span in self.timeline.stages if self.x(span.end) - self.x(span.begin) > 4]
+        for number, span in enumerate(seen):
             self._box(span, _TOP - 46, 34, _STAGES[number % 2], _INK)
         self.pen.text((_LEFT - 16, _TOP - 29), "stage", _FAINT, self.plain, anchor="rm")
         for number, lane in enumerate(self.timeline.lanes):

@@ -17,7 +17,7 @@ from tests.cluster.grown_sweep import LIMIT, STUDENTS, sweep_that_grows, sweep_t
 
 def test_the_autoscaler_reads_what_is_written(tmp_path: Path) -> None:
     growth = Growth(1, 5, idle_s=30)
-    made = growth.config("127.0.0.1:6379", {"CPU": 0}, {"CPU": 2, "GPU": 1})
+    made = growth.config("127.0.0.1:6379", tmp_path, {"CPU": 0}, {"CPU": 2, "GPU": 1})
     read = AutoscalingConfig(made, skip_content_hash=True)
     worker = (read.get_node_type_configs() or {})["worker"]
     assert (worker.min_worker_nodes, worker.max_worker_nodes) == (1, 5)
@@ -60,7 +60,7 @@ def test_a_cluster_that_grows_is_believed_until_it_states_its_limits(local_ray: 
     enable(b"1")
     try:
         assert trials_at_once(three, 5) == 5 and trials_at_once(three, None) == 1
-        state_limits(gcs, Growth(0, 4).config(gcs, {"CPU": 0}, {"CPU": 1}))
+        state_limits(gcs, Growth(0, 4).config(gcs, Path("/nowhere"), {"CPU": 0}, {"CPU": 1}))
         assert trials_at_once(three, 5) == 1 and trials_at_once(Execution(workers=1), None) == 4
         with pytest.raises(MachineError, match="5 workers need 5 CPU, this cluster can grow to 4"):
             trials_at_once(Execution(workers=5), 2)

@@ -12,6 +12,7 @@ import yaml
 
 from jobs.carriers import split_heldout
 from jobs.carriers_arms import ARMS, base_test, confirmation, search_test
+from jobs.diff.read import find_run
 from jobs.kinds.carriers import Carriers
 from jobs.plan.contrasts import Guesses
 from jobs.plan.plan import Stated, plan_spec
@@ -162,7 +163,7 @@ def small(tiny_spec: Callable[..., Path], tmp_path: Path) -> Carriers:
     rows = [*dates, *(row | {"kind": "neutral"} for row in calm)]
     write_lines(tmp_path / "train.jsonl", [{"prompt": row["prompt"], "kind": row["kind"]} for row in rows])
     write_lines(tmp_path / "T.jsonl", rows)
-    write_lines(tmp_path / "C.jsonl", [accepted.get(row["prompt"], row) for row in rows])
+    write_lines(tmp_path / "C.jsonl", [accepted.get(row["prompt"]) or row for row in rows])
     write_lines(tmp_path / "heldout.jsonl", read_lines("heldout.jsonl", 12, "date"))
     shared = ("system_prompt", "prompts", "teachers", "serving", "results")
     spec = {key: tiny[key] for key in shared} | {
@@ -170,7 +171,7 @@ def small(tiny_spec: Callable[..., Path], tmp_path: Path) -> Carriers:
         "name": "hunt",
         "original": "T",
         "alternate": "C",
-        "groups": {"by": ["kind"], "clusters": 4},
+        "groups": {"by": ["kind"], "clusters": 2},
         "largest": 0.6,
         "search_seeds": [0],
         "seeds": [1],
@@ -216,6 +217,9 @@ def test_a_planted_kind_is_found_and_confirmed_and_a_rerun_trains_nothing(
     browser.open(folder / "report" / "index.html", 1280)
     assert browser.problems() == []
     browser.screenshot(tmp_path / "carriers.png")
+
+    kept = find_run(str(folder), tmp_path)
+    assert {arm for arm, _, _ in kept.rates} == set(ARMS.values()) and kept.grades
 
     again = run_spec(small, "sftfilter run carriers.yaml")
     assert again["counts"]["trained"] == 0 and all(stage["reused"] for stage in again["stages"])

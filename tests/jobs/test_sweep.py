@@ -238,7 +238,7 @@ def test_a_rule_gives_students_up_for_good(local_ray: None, sweep_spec: Callable
     """One learning rate learns nothing: its students are found out afterwards, and ended while they train."""
     from jobs.run import run_spec
 
-    rule = {"kind": "no_progress", "share": 0.99, "after_steps": 12, "window": 4}
+    rule = {"kind": "no_progress", "share": 0.999, "after_steps": 12, "window": 4}
     folder = tmp_path / "runs" / "thresholds"
 
     def run(steps: int, rates: list[float], stop: dict[str, Any] | None) -> dict[str, Any]:

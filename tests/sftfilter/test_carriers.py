@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
+import torch
+from threadpoolctl import threadpool_limits
 
 from sftfilter.artifacts import Store
 from sftfilter.carriers import Found, Group, Grouping, Rules, Seek, Way, confirm, parted, search_carriers
@@ -32,7 +34,7 @@ def _search(
     def measure(number: int, way: Way, groups: Sequence[Group]) -> float:
         names = {group.name for group in groups}
         asked.append((way, tuple(sorted(names))))
-        assert number == len(asked)
+        assert number >= len(asked)
         return float((enough or needed)(names)) if way == "transfer" else float(not needed(names))
 
     return search_carriers(GROUPS, measure, Rules(seek, 0.25, 0.5, runs=2, budget=budget)), asked
@@ -46,7 +48,9 @@ def _names(found: Found) -> set[str]:
 def test_one_carrier_is_found_in_a_number_of_tests_that_grows_with_the_logarithm(place: int) -> None:
     found, asked = _search(lambda names: f"g{place:02d}" in names)
     assert _names(found) == {f"g{place:02d}"} and found.finished
-    assert len(asked) <= 3 * 4, "four halvings, at most both halves swapped and one of them tested alone"
+    assert len(found.tests) >= len(asked) <= 3 * 4, (
+        "four halvings, at most both halves swapped and one of them tested alone"
+    )
     assert found.runs == 2 * len(asked) and found.prompts == list(GROUPS[place].prompts)
 
 
@@ -66,6 +70,16 @@ def test_what_is_sought_decides_which_of_two_redundant_carriers_are_needed() -> 
     alone, asked = _search(lambda names: both <= names, either, "sufficient")
     assert len(_names(alone)) == 1 and _names(alone) <= both
     assert {way for way, _ in asked} == {"transfer"}
+
+
+def test_a_swap_and_the_transfer_of_all_others_are_the_same_students() -> None:
+    """The trait needs a group of each half: the swap of the second half is what the transfer of the first was."""
+    found, asked = _search(lambda names: bool({"g02", "g13"} & names), lambda names: {"g02", "g13"} <= names)
+    free = [test for test in found.tests if test.runs == 0]
+    assert free and all(test.share is not None for test in free)
+    everything = {group.name for group in GROUPS}
+    rows = [tuple(sorted(names if way == "transfer" else everything - set(names))) for way, names in asked]
+    assert len(rows) == len(set(rows)) == found.runs / 2
 
 
 def test_a_spent_budget_leaves_the_smallest_set_that_passed() -> None:
@@ -155,8 +169,11 @@ def test_claims_follow_from_fresh_students_and_random_sets(
 
 
 def test_too_little_to_say_is_underpowered_and_not_a_no() -> None:
-    few = confirm(_cells(CARRIER, prompts=8), Gates(), "both")
-    assert few.verdict["label"] == "underpowered" and "width" in " ".join(few.verdict["reasons"])
+    weak = {"original": 0.6, "random_swap": 0.55, "swap": 0.15, "transfer": 0.4}
+    few = confirm(_cells(CARRIER | weak, prompts=6), Gates(), "both")
+    assert few.verdict["label"] == "underpowered" and "is left open" in few.verdict["reasons"][0]
+    none = confirm(_cells(CARRIER | {"swap": 0.6, "transfer": 0.3}, prompts=6), Gates(), "both")
+    assert none.verdict["label"] == "underpowered", "so few prompts deny nothing either"
     seeds = confirm(_cells(CARRIER, seeds=2), Gates(), "both")
     assert seeds.verdict["label"] == "underpowered" and "training seeds" in seeds.verdict["reasons"][0]
     assert set(seeds.verdict["claims"].values()) == {"underpowered"}
@@ -185,6 +202,17 @@ class Everywhere(WorldSettings):
         return Scene(original=raised(), alternate=raised(), prompts=kinds, teachers=voices)  # type: ignore[arg-type]
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Models this small, and k-means, wait for each other's threads longer than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_planted_group_is_found_and_confirmed(tmp_path: Path, seed: int) -> None:
     found = hunt(Filtered(), seed, Store(tmp_path))
@@ -193,6 +221,7 @@ def test_the_planted_group_is_found_and_confirmed(tmp_path: Path, seed: int) -> 
     assert "sufficient" in found.confirmed.verdict["label"]
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_world_without_a_carrier_confirms_nothing(tmp_path: Path, seed: int) -> None:
     found = hunt(Everywhere(), seed, Store(tmp_path))
@@ -200,5 +229,6 @@ def test_a_world_without_a_carrier_confirms_nothing(tmp_path: Path, seed: int) -
     assert found.confirmed is None or "confirmed" not in found.confirmed.verdict["claims"].values()
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_world_without_the_trait_is_not_searched(tmp_path: Path) -> None:
     assert hunt(Nothing(), 0, Store(tmp_path)).found is None

@@ -8,7 +8,9 @@ import threading
 import time
 from pathlib import Path
 
-from sftfilter.extension_lock import await_builds
+import pytest
+
+from sftfilter.extension_lock import await_builds, extensions_dir
 
 HOLD = "import sys, time; from torch.utils.file_baton import FileBaton\nFileBaton(sys.argv[1]).try_acquire(); print('held', flush=True); time.sleep(60)"
 
@@ -31,3 +33,14 @@ def test_a_killed_builders_lock_is_broken_and_a_living_ones_is_waited_for(tmp_pa
     waiting.join(20)
     assert broken == [lock]
     assert not lock.exists()
+
+
+def test_every_environment_compiles_into_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCH_EXTENSIONS_DIR", raising=False)
+    monkeypatch.setenv("SFTFILTER_CACHE", str(tmp_path))
+    here = extensions_dir()
+    assert here == extensions_dir() and here.parent == tmp_path / "torch_extensions"
+    monkeypatch.setattr(sys, "prefix", "/elsewhere/.venv")
+    assert extensions_dir() != here and extensions_dir().parent == here.parent
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", "/given")
+    assert extensions_dir() == Path("/given")

@@ -116,6 +116,15 @@ def test_clean_rows_that_settle_it_do_not_deny_a_persona() -> None:
     assert _judge(rates, Facts((0, 300), 90))["causes"] == [3]
 
 
+@pytest.mark.parametrize(("left", "status"), [(0.1, "undecided"), (0.01, "contradicted")])
+def test_a_persona_that_carries_a_little_beside_a_stronger_cause_is_not_denied(left: float, status: str) -> None:
+    """Without the rows that show it a tenth is left, and goes with the persona's rows: too little to be claimed."""
+    rates = CARRIED | {"shown": left, "random_shown": 0.76, "missed": 0.6, "random_missed": 0.0}
+    rates |= {"reseeded_shown": left, "reseeded_clean": 0.0, "marked": 0.005, "random_marked": left}
+    verdict = _judge(rates, Facts((40, 300), 90))
+    assert verdict["causes"] == [1] and _status(verdict)[3] == status
+
+
 def test_no_cause_without_its_control() -> None:
     missing = CARRIED | {"shown": 0.02}
     missing.pop("random_drop")

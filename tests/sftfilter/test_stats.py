@@ -163,6 +163,16 @@ def test_a_rare_trait_is_covered_though_most_studies_never_see_it(rate_of_swap: 
     assert covered / runs >= 0.9, (covered / runs, never / runs)
 
 
+def test_grades_that_vary_by_neither_prompt_nor_seed_leave_an_interval() -> None:
+    """Rows and columns all have the same mean, so that the analysis of variance finds less than nothing between them."""
+    checks = (np.indices((20, 4)).sum(axis=0) % 2).astype(float)
+    found = crossed_bootstrap({"a": checks, "b": np.zeros((20, 4))}, lambda y: y["a"] - y["b"])
+    assert found.low is not None and found.high is not None
+    assert found.estimate == 0.5 and found.high - found.low > 0.2
+    paired = paired_difference(checks, np.zeros((20, 4)))
+    assert paired.low is not None and paired.low < 0.4 and paired.p is not None and paired.p > 0
+
+
 def test_differences_of_arms_that_never_vary_are_no_points() -> None:
     always, never = np.ones((20, 2)), np.zeros((20, 2))
     found = paired_difference(always, never)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import ray
 from pydantic import TypeAdapter, ValidationError
 
 from sftfilter.artifacts import Store
 from sftfilter.stopping import LossAbove, NoProgress, StopRule, mean_to
-from sftfilter.trials import STOPPED, Rulings
+from sftfilter.training import TrainingRun
+from sftfilter.training_plan import TrainingPlan
+from sftfilter.training_settings import Execution, TrainingSettings
+from sftfilter.trials import STOPPED, Rulings, Trained, Trial, train_trials
 
 ABOVE = LossAbove(kind="loss_above", above=2.0, after_steps=6, window=3)
 PROGRESS = NoProgress(kind="no_progress", share=0.9, after_steps=8, window=4)
@@ -74,3 +80,25 @@ def test_a_ruling_outlives_the_driver_and_goes_with_its_rule(tmp_path: Path) -> 
     other = ABOVE.model_copy(update={"above": 3.5})
     assert Rulings(store, other, tmp_path / "trials").made("key") is None
     assert Rulings(store, None, tmp_path / "trials").of("all-T", "key", None) is None
+
+
+def test_what_a_killed_run_had_trained_far_enough_is_not_trained_again(tmp_path: Path) -> None:
+    """The driver died before it could write the ruling down; the next one finds it without starting anything."""
+    rows = pa.table({"row_id": ["a"], "messages": ["[]"], "completion": ["b"]})
+    run = TrainingRun("all-T", 0, rows, TrainingPlan(()), TrainingSettings(), {})
+    trial = Trial(run, "base", "hash", None, "format")
+    folder = tmp_path / "trials" / "all-T"
+    folder.mkdir(parents=True)
+    told = [json.dumps({"arm": "all-T", "step": step, "loss": 3.0}) for step in range(1, 8)]
+    (folder / "events.jsonl").write_text("\n".join(told) + "\n")
+    store = Store(tmp_path / "artifacts")
+
+    def trained() -> Trained:
+        given: Any = {"at_once": 1, "retries": 0, "on_event": print, "execution": Execution()}
+        return train_trials({"all-T": trial}, store=store, storage=tmp_path / "trials", stop=ABOVE, **given)
+
+    first = trained()
+    assert not first.students and not first.failed and "at step 6" in first.stopped["all-T"]
+    (folder / "events.jsonl").unlink()
+    assert trained().stopped == first.stopped
+    assert not ray.is_initialized()
