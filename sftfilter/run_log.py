@@ -61,18 +61,22 @@ def join(given: Told | None, role: str) -> None:
         root.removeHandler(handler)
     root.addHandler(_Lines(Path(given.folder) / f"{role}-{os.uname().nodename}-{os.getpid()}.jsonl"))
     logging.getLogger("sftfilter").setLevel(logging.INFO)
+    if root.level > logging.WARNING:  # a library that quietens the console raises it for everybody
+        root.setLevel(logging.WARNING)
 
 
 @contextlib.contextmanager
 def logged_run(folder: Path, run: str, name: str) -> Iterator[None]:
     """The driver's part in a run's log, while the block runs."""
     global _told
+    root = logging.getLogger()
+    level = root.level
     join(Told(str(folder / FOLDER), run, name, "driver"), "driver")
     try:
         yield
     finally:
         _told = None
-        root = logging.getLogger()
+        root.setLevel(level)
         for handler in [handler for handler in root.handlers if isinstance(handler, _Lines)]:
             root.removeHandler(handler)
 

@@ -46,6 +46,19 @@ def test_what_a_run_records_and_whatever_is_logged_beside_it(tmp_path: Path, mon
     assert (lines[5]["level"], lines[5]["error"]) == ("ERROR", "broken")
 
 
+def test_libraries_are_heard_where_another_quietened_them(tmp_path: Path) -> None:
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        with run_log.logged_run(tmp_path / "r", "0a1b", "r"):
+            logging.getLogger("some.library").warning("heard")
+        assert root.level == logging.ERROR
+    finally:
+        root.setLevel(before)
+    assert [line["message"] for line in _lines(tmp_path / "r")] == ["heard"]
+
+
 def test_a_worker_joins_with_what_the_driver_tells_it(tmp_path: Path) -> None:
     with run_log.logged_run(tmp_path / "r", "0a1b", "r"):
         run_log.at("training")
