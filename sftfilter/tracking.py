@@ -22,6 +22,10 @@ class Tracker(Protocol):
         """Nothing more comes."""
 
 
+_ROOM = 100_000
+"""Values."""
+
+
 class TensorBoard:
     """Event files below `folder / arm`."""
 
@@ -29,7 +33,11 @@ class TensorBoard:
         from tensorboardX import SummaryWriter
 
         # An arm that goes on from a checkpoint hides the steps that are done again.
-        self.writer = SummaryWriter(str(folder / arm), flush_secs=10)
+        # Room for all that comes before its thread is seen to be dead: whoever adds to a full queue waits for that thread.
+        self.writer = SummaryWriter(str(folder / arm), flush_secs=10, max_queue=_ROOM)
+        events: Any = getattr(self.writer.file_writer, "event_writer", None)
+        if events is not None:  # closing waits until all is written; a process that ends without it waits for nothing
+            events._event_queue.cancel_join_thread()
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """See Tracker."""
@@ -43,7 +51,7 @@ class TensorBoard:
         self.writer.close()
 
     def _check(self) -> None:
-        """What its thread does not write fills a queue, and whoever adds to a full one waits for ever, at exit too."""
+        """A thread that has ended writes nothing any more."""
         events: Any = getattr(self.writer.file_writer, "event_writer", None)
         if events is not None and events._worker is not None and not events._worker.is_alive():
             events._closed = True

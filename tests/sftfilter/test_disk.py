@@ -18,7 +18,7 @@ from sftfilter.progress import Tail, append
 from tests.conftest import REPOSITORY
 
 FULL_DISK = """
-import json, sys
+import json, sys, time
 from pathlib import Path
 import pyarrow as pa, polars as pl, torch
 from safetensors.torch import save_file
@@ -59,7 +59,9 @@ writers = {w.__name__: (lambda w=w: store.build(w.__name__, version=1, settings=
 writers |= {w.__name__: w for w in (lines, recorded, events)}
 told = {}
 try:
-    for step in range(999): curves.log(step, {str(i): i for i in range(11)})
+    for step in range(3000):
+        curves.log(step, {str(i): i for i in range(11)})
+        time.sleep(0.01)  # its thread may take a moment to meet the disk
     curves_said = "nothing"
 except OSError as error: curves_said = str(error)
 for name, write in writers.items():
