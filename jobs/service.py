@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from jobs.run_record import EVENTS
+from jobs.run_record import EVENTS, parse_events
 from serve.settings import API_KEY_VARIABLE, Adapter, HostedModel, ServingSettings
 from sftfilter.artifacts import MARKER
 from sftfilter.checkpoint import ADAPTER, ADAPTER_WEIGHTS
@@ -117,8 +117,7 @@ def hosted_students(run: Path, only: list[str]) -> list[HostedModel]:
         lines = (run / EVENTS).read_text().splitlines()
     except OSError as error:
         raise DataError(f"{run / EVENTS}: {error.strerror}; has the run begun, and is this its folder?") from error
-    for line in lines:
-        event = json.loads(line)
+    for event in parse_events(lines):
         if event["event"] == "artifact" and event["artifact"] == "student":
             folders[event["of"]] = Path(event["path"])
     missing = [name for name in only if name not in folders]

@@ -159,7 +159,7 @@ def tune_teachers(spec: Answering, base: Base, store: Store, work: Path, stages:
             on_event=bar.training,
         )
     for name, artifact in checkpoints.items():
-        stages.note(artifact, f"teacher {name}")
+        stages.note(artifact, f"teacher-{name}")  # its id at an endpoint
     return checkpoints
 
 

@@ -46,7 +46,16 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if model.adapter:
             meta["base_hash"] = model.adapter.base_hash
         (Path(model.folder) / "artifact.json").write_text(json.dumps(meta))
-        events.append({"event": "artifact", "artifact": "student", "of": model.id, "path": model.folder})
+        events.append(
+            {
+                "time": "2026-11-01T00:00:00+00:00",
+                "run": "0a",
+                "event": "artifact",
+                "artifact": "student",
+                "of": model.id,
+                "path": model.folder,
+            }
+        )
     (root / "small").mkdir()
     (root / "small" / "stages.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
     arms = {"base": {}, "full": {"teacher": "T"}}
