@@ -27,11 +27,10 @@ ROLES = {"original": "all-T", "alternate": "swap", "base": "base"}
 @pytest.mark.ray
 @pytest.mark.slow
 def test_rates_come_while_training_goes_on_and_choose_what_is_kept(
-    tiny_spec: Callable[..., Path], tiny_model: str, tmp_path: Path
+    tiny_spec: Callable[..., Path], tmp_path: Path
 ) -> None:
-    training = {"method": {"kind": "full"}, "epochs": 2, "batch": 3, "learning_rate": 1e-3, "exports": EXPORTS}
+    training = {"epochs": 2, "batch": 3, "exports": EXPORTS}
     path = tiny_spec(
-        base_model=tiny_model,
         arms=ARMS,
         roles=ROLES,
         training=training,
