@@ -99,7 +99,7 @@ class RunMetrics:
         elif kind == "answers":
             self._add("sftfilter_run_answers", counts.get("rows", 0))
         elif kind == "student":
-            self._student(fields["of"].removeprefix("teacher "))  # which trains under its bare name
+            self._student(fields["of"].removeprefix("teacher-"))  # which trains under its bare name
 
     def _student(self, name: str) -> None:
         """One more is there; of a trained one that is heard twice, at its last step and once its artifact is found."""
