@@ -21,9 +21,9 @@ from jobs.score_tables import plain_table
 from jobs.sweep_outcome import measure_points, student_caveats, student_counts, student_records, write_tidy
 from jobs.sweep_students import Planned
 from jobs.sweep_table import Measured, Rows, arm_cells, arm_facts, rate_of
-from sftfilter.artifacts import disk_errors
 from sftfilter.carriers import Confirmed, Found, Group, confirm
 from sftfilter.carriers.confirmation import SUMMARIES
+from sftfilter.disk import disk_errors
 from sftfilter.report.formats import interval_text, percent, rate_interval
 from sftfilter.trials import Trained
 

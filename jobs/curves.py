@@ -51,10 +51,13 @@ def trait_curve(
         return []
     ids = {step: [step_id(name, step) for name in students] for step in shared}
     ids[max(made[name].meta["steps"] for name in students)] = list(students)
-    return [{"step": step, **_rate([tables[model, trait] for model in models], group)} for step, models in ids.items()]
+    return [
+        {"step": step, **group_rate([tables[model, trait] for model in models], group)} for step, models in ids.items()
+    ]
 
 
-def _rate(tables: Sequence[Sequence[Mapping[str, Any]]], group: str) -> dict[str, Any]:
+def group_rate(tables: Sequence[Sequence[Mapping[str, Any]]], group: str) -> dict[str, Any]:
+    """Rate over prompts and students, of the graded answers of one group; a table for each student."""
     from jobs.grades import prompt_means
 
     return stats.rate(np.array([prompt_means(rows, group) for rows in tables], dtype=float).T).as_dict()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jobs.curves import group_rate
 from jobs.kinds.experiment import Experiment
 from jobs.tutoring import Base
 from serve.settings import HostedModel, ServingSettings
@@ -63,9 +64,9 @@ class StepAsker:
                 stored = answers_key(name, trait, prompts, model_hash, chat.hash, self.serving.dtype, store)
                 answers = ask(asked, stored, trait, prompts, store=store, chat=chat, on_answer=lambda: None)
                 rows = grade(student, name, trait, prompts, answers, store=store).table("results").to_pylist()
-                grades = [r["grade"] for r in rows if r["group"] == trait.primary and r["grade"] is not None]
-                if grades:
-                    rates[name] = sum(grades) / len(grades)
+                rate = group_rate([rows], trait.primary)["estimate"]
+                if rate is not None:
+                    rates[name] = rate
         return rates
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from jobs.kinds.job import JobSpec
 from sftfilter.config import Name
@@ -25,9 +25,14 @@ class OneBase(JobSpec):
 
 
 class Teaching(JobSpec):
-    """Base of the kinds that have teachers, whatever bases and prompts they have."""
+    """Base of the kinds that have teachers, whatever bases and prompts they have.
+
+    Attributes:
+        asks_in_training: whether the kind can ask checkpoints in between while training goes on.
+    """
 
     aside: ClassVar[frozenset[str]] = JobSpec.aside | {"execution", "generation_pool"}
+    asks_in_training: ClassVar[bool] = False
 
     system_prompt: Annotated[str | None, Field(description="put before every conversation; keep it short")] = None
     teachers: dict[Name, Teacher]
@@ -36,6 +41,12 @@ class Teaching(JobSpec):
     execution: Execution = Execution()
     generation_pool: Pool = Pool()
 
+    @model_validator(mode="after")
+    def _asks(self) -> Self:
+        if not self.asks_in_training:
+            refuse_asking(self.training, self.execution)
+        return self
+
     def check_fits(self, have: Mapping[str, float]) -> None:
         """Raise MachineError when there are too few CPUs or GPUs for the training workers."""
         check_workers(self.execution, have)
@@ -43,6 +54,19 @@ class Teaching(JobSpec):
 
 class Answering(Teaching, OneBase):
     """Base of the kinds in which teachers, some of them tuned from the base, answer prompts."""
+
+
+def refuse_asking(training: TrainingSettings, execution: Execution) -> None:
+    """Raise ValueError where checkpoints in between are to be asked while training goes on, which an experiment alone does."""
+    if training.exports and training.exports.by_trait:
+        raise ValueError(
+            f"training.exports.metric: '{training.exports.metric}' can be told in an experiment only, which asks its "
+            "students while it trains them; set it to 'loss'"
+        )
+    if execution.ask_exports:
+        raise ValueError(
+            "execution.ask_exports: an experiment alone asks its students while it trains them; leave it out"
+        )
 
 
 def check_workers(execution: Execution, have: Mapping[str, float]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -30,6 +30,8 @@ class Arm(Settings):
 
 class Experiment(Study):
     """Teachers answer prompts, a filter scores the rollouts, every arm trains a student, the traits are measured."""
+
+    asks_in_training: ClassVar[bool] = True
 
     kind: Literal["experiment"]
     reserve: Annotated[

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from jobs.kinds.answering import check_workers
+from jobs.kinds.answering import check_workers, refuse_asking
 from jobs.kinds.job import JobSpec
 from sftfilter.config import Name
 from sftfilter.models import BUILTIN
@@ -43,6 +43,11 @@ class Train(JobSpec):
         if len(seeds) != len(set(seeds)):
             raise ValueError("a seed is listed twice")
         return seeds
+
+    @model_validator(mode="after")
+    def _asks(self) -> Train:
+        refuse_asking(self.training, self.execution)
+        return self
 
     def summary(self) -> str:
         """Students."""

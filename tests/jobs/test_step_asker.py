@@ -14,7 +14,9 @@ from jobs.kinds.experiment import Experiment
 from jobs.run import run_local
 from jobs.spec import load_spec
 from sftfilter.errors import SpecError
+from tests.conftest import REPOSITORY
 
+SPECS = REPOSITORY / "jobs" / "specs"
 EXPORTS = {"every_steps": 2, "metric": "date_confusion", "keep": 1}
 ARMS: dict[str, Any] = {
     "base": {},
@@ -71,3 +73,15 @@ def test_a_metric_is_the_loss_or_a_trait_of_the_experiment(tiny_spec: Callable[.
 
     with pytest.raises(ValidationError, match="a sweep asks its students after they are trained"):
         Sweep.model_validate(sweep)
+
+
+@pytest.mark.parametrize("name", ["lattice.yaml", "train.yaml", "carriers.yaml", "calibration.yaml"])
+def test_kinds_that_cannot_ask_while_they_train_say_so(name: str) -> None:
+    spec = str(SPECS / name)
+    by_trait = "training.exports={every_steps: 2, metric: date_confusion, keep: 1}"
+    with pytest.raises(
+        SpecError, match=r"training\.exports\.metric: 'date_confusion' can be told in an experiment only"
+    ):
+        load_spec(spec, [by_trait])
+    with pytest.raises(SpecError, match=r"execution\.ask_exports: an experiment alone asks"):
+        load_spec(spec, ["training.exports={every_steps: 2}", "execution.ask_exports=true"])
