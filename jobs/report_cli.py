@@ -72,12 +72,13 @@ def _page(run: str | None, results: Path) -> Path:
 
 def _host(root: Path, port: int, show: bool) -> None:
     from cluster.local import local_ray
-    from jobs.run import worker_env
+    from jobs.run import sigterm_as_ctrl_c, worker_env
     from serve.settings import ServingSettings
 
     if not root.is_dir():
         raise DataError(f"no results folder '{root}': name it with --results")
     with local_ray(worker_env()):
+        sigterm_as_ctrl_c()
         from serve.reports import host_reports
 
         with host_reports(root, ServingSettings(port=port), secrets.token_urlsafe(32)) as link:

@@ -20,9 +20,8 @@ from jobs.run_record import RunRecord
 from jobs.spec import load_spec
 from sftfilter.disk import disk_errors
 from sftfilter.errors import MachineError, SftfilterError
-from sftfilter.extension_lock import extensions_dir
+from sftfilter.extension_lock import clear_stale_locks, extensions_dir
 from sftfilter.private import redact
-from sftfilter.stale_locks import clear_stale_locks
 
 if TYPE_CHECKING:
     from jobs.run_metrics import RunMetrics
@@ -141,7 +140,7 @@ def run_local(spec: JobSpec, command: str, action: Action | None = None) -> Mapp
     with _alone(spec, redact(command)), local_ray(worker_env()):
         import ray
 
-        _sigterm_as_ctrl_c()  # ray.init has put its own handler in our place
+        sigterm_as_ctrl_c()  # ray.init has put its own handler in our place
         spec.check_fits(ray.cluster_resources())
         return _run(spec, redact(command), action)
 
@@ -165,7 +164,7 @@ def _quiet_libraries() -> None:
 def readable_errors() -> Iterator[None]:
     """Print our own errors without a traceback and leave with their exit code; SIGTERM ends as Ctrl-C does."""
 
-    _sigterm_as_ctrl_c()
+    sigterm_as_ctrl_c()
     try:
         yield
     except SftfilterError as error:
@@ -176,7 +175,9 @@ def readable_errors() -> Iterator[None]:
         sys.exit(INTERRUPTED)
 
 
-def _sigterm_as_ctrl_c() -> None:
+def sigterm_as_ctrl_c() -> None:
+    """End this process as Ctrl-C does; to be said again after `ray.init`, which puts its own handler in our place."""
+
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
@@ -206,7 +207,7 @@ def _connect() -> None:
         ray.init(address="auto", runtime_env={"env_vars": worker_env()}, log_to_driver=False)
     except ConnectionError as error:
         raise MachineError("no Ray cluster to connect to; on this machine alone use `sftfilter run SPEC`") from error
-    _sigterm_as_ctrl_c()  # ray.init has put its own handler in our place
+    sigterm_as_ctrl_c()  # ray.init has put its own handler in our place
 
 
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from sftfilter.repeating import repeating
 
 _LOOK_S, _TELL_S = 5.0, 30.0
 
@@ -40,7 +41,7 @@ def watch_cost(tell: Callable[..., None], price: float | None) -> Iterator[None]
     """Write the event `cost` every half minute and at the end of the block; Ray must be connected."""
     import ray
 
-    hours, done = Hours(), threading.Event()
+    hours = Hours()
     last = told = time.monotonic()
 
     def look() -> None:
@@ -52,20 +53,16 @@ def watch_cost(tell: Callable[..., None], price: float | None) -> Iterator[None]
 
     def watch() -> None:
         nonlocal told
-        while not done.wait(_LOOK_S):
-            with contextlib.suppress(Exception):  # a cluster that does not answer is asked again
-                look()
-            if time.monotonic() - told >= _TELL_S:
-                told = time.monotonic()
-                tell("cost", **hours.told(price))
+        with contextlib.suppress(Exception):  # a cluster that does not answer is asked again
+            look()
+        if time.monotonic() - told >= _TELL_S:
+            told = time.monotonic()
+            tell("cost", **hours.told(price))
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
     try:
-        yield
+        with repeating(_LOOK_S, watch):
+            yield
     finally:
-        done.set()
-        thread.join()
         with contextlib.suppress(Exception):
             look()
         tell("cost", **hours.told(price))

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from sftfilter.repeating import repeating
+
 GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "sftfilter_run_stage": ("1 while a stage is under way, 0 afterwards", ("stage",)),
     "sftfilter_run_stage_seconds": ("what a finished stage took", ("stage",)),
@@ -49,22 +51,15 @@ class RunMetrics:
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
         """Set every gauge again and again while the block runs."""
-        done = threading.Event()
 
         def again() -> None:
-            while not done.wait(_AGAIN_S):
-                with self._lock:
-                    last = dict(self._last)
-                for (metric, labels), value in last.items():
-                    self._gauges[metric].set(value, tags=dict(labels))
+            with self._lock:
+                last = dict(self._last)
+            for (metric, labels), value in last.items():
+                self._gauges[metric].set(value, tags=dict(labels))
 
-        thread = threading.Thread(target=again, daemon=True)
-        thread.start()
-        try:
+        with repeating(_AGAIN_S, again):
             yield
-        finally:
-            done.set()
-            thread.join()
 
     def event(self, event: str, fields: Mapping[str, Any]) -> None:
         """One of the record's events."""

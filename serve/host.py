@@ -66,7 +66,7 @@ def host(
     if not ray.is_initialized():  # Serve would start a cluster of its own without a word
         raise MachineError("no Ray cluster is connected: call ray.init before serve.host.host")
     checked_format(tokenizer_folder, system_prompt, models)
-    with _quiet(), proxy(settings) as (address, port):
+    with quiet(), proxy(settings) as (address, port):
         root = f"http://{address}:{port}/{name}"
         try:
             _deploy(config)
@@ -235,7 +235,7 @@ def _delete(name: str) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Serve reports every step of a deployment to the driver's standard error."""
     logger = logging.getLogger("ray.serve")
     before = logger.level

@@ -14,7 +14,7 @@ from ray import serve
 from starlette.responses import Response
 
 from serve.guard import digest
-from serve.host import LOGS, proxy
+from serve.host import LOGS, proxy, quiet
 from serve.settings import ServingSettings
 from sftfilter.report.index import index_page, listed_runs
 
@@ -76,7 +76,7 @@ def host_reports(root: Path, settings: ServingSettings, token: str) -> Iterator[
         return build_app(root, token_digest)
 
     deployment = serve.deployment(name="Reports", ray_actor_options={"num_cpus": 0})(serve.ingress(build)())
-    with proxy(settings) as (address, port):
+    with quiet(), proxy(settings) as (address, port):
         try:
             serve.run(deployment.bind(), name=NAME, route_prefix=f"/{NAME}", logging_config=LOGS)
             yield f"http://{address}:{port}/{NAME}/open?token={token}"

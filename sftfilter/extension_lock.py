@@ -16,6 +16,8 @@ from sftfilter.models import cache_dir
 
 ABANDONED_S = 120
 """A lock that no process of this machine has open is a leftover when it is this old; building takes 50 s."""
+STALE_S = 900.0
+"""One that is this old is a leftover, whoever has it open and on whatever machine."""
 
 
 def extensions_dir() -> Path:
@@ -26,6 +28,21 @@ def extensions_dir() -> Path:
     """
     given = os.environ.get("TORCH_EXTENSIONS_DIR")
     return Path(given) if given else cache_dir() / "torch_extensions" / stable_hash(sys.prefix, 8)
+
+
+def clear_stale_locks(folder: Path) -> list[str]:
+    """Remove the locks below a folder of extensions that are older than any compilation; answers a line for each."""
+    lines = []
+    for lock in sorted(folder.glob("*/lock")):
+        try:
+            age = time.time() - lock.stat().st_mtime
+            if age < STALE_S:
+                continue
+            lock.unlink()
+        except OSError:  # somebody else was faster, or it is another user's, and then that user's runs say so
+            continue
+        lines.append(f"removed a lock that a killed process left {age / 60:.0f} minutes ago: {lock}")
+    return lines
 
 
 def await_builds(folder: Path, abandoned_s: float = ABANDONED_S) -> list[Path]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psutil
+
+from sftfilter.repeating import repeating
 
 
 @dataclass
@@ -26,19 +27,12 @@ class MemoryWatch:
 def watch_memory(every: float = 2.0) -> Iterator[MemoryWatch]:
     """Sample the memory of the whole process tree until the block ends."""
     watch = MemoryWatch(tree_bytes())
-    done = threading.Event()
 
     def sample() -> None:
-        while not done.wait(every):
-            watch.peak_bytes = max(watch.peak_bytes, tree_bytes())
+        watch.peak_bytes = max(watch.peak_bytes, tree_bytes())
 
-    thread = threading.Thread(target=sample, daemon=True)
-    thread.start()
-    try:
+    with repeating(every, sample):
         yield watch
-    finally:
-        done.set()
-        thread.join()
 
 
 def tree_bytes() -> int:

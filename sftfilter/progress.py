@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sftfilter.disk import disk_errors
+from sftfilter.repeating import repeating
 
 
 def append(path: str | Path, event: Mapping[str, Any]) -> None:
@@ -47,21 +47,14 @@ class Tail:
 @contextmanager
 def follow(path: Path, on_event: Callable[[Mapping[str, Any]], None], every: float = 0.5) -> Iterator[None]:
     """Call `on_event` for every line that is added to `path` while the block runs."""
-    done = threading.Event()
+    added = Tail(path)
 
-    def tail() -> None:
-        added = Tail(path)
-        while True:
-            last_look = done.wait(every)
-            for event in added.events():
-                on_event(event)
-            if last_look:
-                return
+    def look() -> None:
+        for event in added.events():
+            on_event(event)
 
-    thread = threading.Thread(target=tail, daemon=True)
-    thread.start()
     try:
-        yield
+        with repeating(every, look):
+            yield
     finally:
-        done.set()
-        thread.join()
+        look()

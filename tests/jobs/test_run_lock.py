@@ -24,7 +24,7 @@ BEAT_S = 0.1
 def _holding(folder: Path, code: str = "") -> subprocess.Popen[str]:
     """A process that holds a folder and waits; `code` runs before."""
     script = (
-        f"import signal\nfrom pathlib import Path\nfrom jobs.run import _sigterm_as_ctrl_c, readable_errors\n"
+        f"import signal\nfrom pathlib import Path\nfrom jobs.run import sigterm_as_ctrl_c, readable_errors\n"
         f"from jobs import run_lock\nfrom jobs.run_lock import Holder, hold_run\n{code}\n"
         f"with readable_errors(), hold_run(Path({str(folder)!r}), 'sftfilter run spec.yaml', {BEAT_S}):\n"
         " print('holds', flush=True)\n while True: signal.pause()\n"

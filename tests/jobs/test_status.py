@@ -24,7 +24,7 @@ def _child(root: Path) -> subprocess.Popen[str]:
     """A process that records a run, is in its second stage, and waits."""
     code = (
         "import pathlib, signal, sys\nfrom jobs.console import Stages\nfrom jobs.run_record import RunRecord\n"
-        "from jobs.run import _sigterm_as_ctrl_c\n_sigterm_as_ctrl_c()\n"
+        "from jobs.run import sigterm_as_ctrl_c\nsigterm_as_ctrl_c()\n"
         f"record = RunRecord(pathlib.Path({str(root)!r}) / 'r')\n"
         f"with record.whole_run(**{ABOUT!r}):\n stages = Stages(record=record)\n"
         " with stages.stage('rollouts', 'read'): pass\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sftfilter.extension_lock import await_builds, extensions_dir
+from sftfilter.extension_lock import STALE_S, await_builds, clear_stale_locks, extensions_dir
 
 HOLD = "import sys, time; from torch.utils.file_baton import FileBaton\nFileBaton(sys.argv[1]).try_acquire(); print('held', flush=True); time.sleep(60)"
 
@@ -44,3 +45,20 @@ def test_every_environment_compiles_into_a_folder_of_its_own(tmp_path: Path, mon
     assert extensions_dir() != here and extensions_dir().parent == here.parent
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", "/given")
     assert extensions_dir() == Path("/given")
+
+
+def test_only_old_locks_go(tmp_path: Path) -> None:
+    for name, age in (("old", STALE_S + 60), ("new", 10)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "lock").touch()
+        made = time.time() - age
+        os.utime(tmp_path / name / "lock", (made, made))
+        (tmp_path / name / "built.so").touch()
+    (line,) = clear_stale_locks(tmp_path)
+    assert "16 minutes ago" in line and str(tmp_path / "old" / "lock") in line
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.glob("*/*")) == [
+        "new/built.so",
+        "new/lock",
+        "old/built.so",
+    ]
+    assert clear_stale_locks(tmp_path) == [] == clear_stale_locks(tmp_path / "none")
