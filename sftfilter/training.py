@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["STAGE", "Execution", "Full", "Lora", "TrainingRun", "TrainingSettings", "student_key", "train_all"]
 
 STAGE = "student"
+WORK = "training"
+"""Folder of a run for Ray Train's bookkeeping, progress and whatever lies between driver and workers."""
 EXPORTS = "exports"
 STATES = "states"
 VERSION = 3
@@ -98,13 +100,6 @@ def train_all(
         if before[run.name] is None:
             missing.setdefault(keys[run.name], run)
     if missing:
-        check_can_ever_run(execution)
-        work = storage / "training"
-        place = RunStorage(execution.checkpoints or str(work), f"train-{_place_hash(storage, store)}")
-        _clear_all_but(work, {place.name, EXPORTS})
-        place.tidy(on_event)
-        with disk_errors(work):
-            jobs = [_write_job(work, key, run) for key, run in sorted(missing.items(), key=lambda item: item[1].name)]
         config = {
             "store": str(store.root),
             "base": base,
@@ -112,23 +107,41 @@ def train_all(
             "system_prompt": system_prompt,
             "format_hash": format_hash,
             "execution": execution.model_dump(),
-            "jobs": jobs,
-            "work": str(work),
             "asks": ask is not None,
             "log": run_log.told(),
         }
-        _fit(config, execution, work, place, on_event, ask)
-        place.clear()
-        for folder in (EXPORTS, STATES):
-            shutil.rmtree(work / folder, ignore_errors=True)
+        place = RunStorage(execution.checkpoints or str(storage / WORK), f"train-{_place_hash(storage, store)}")
+        _train_missing(missing, config, execution, storage / WORK, place, on_event, ask)
     finished = {name: before[name] or _fresh(store.find(STAGE, key)) for name, key in keys.items()}
-    given_up = {name: why for name, key in keys.items() if (why := diverged(storage / "training", key))}
-    lost = [name for name, artifact in finished.items() if artifact is None and name not in given_up]
+    absent = [name for name, artifact in finished.items() if artifact is None]
+    given_up = {name: why for name in absent if (why := diverged(storage / WORK, keys[name]))}
+    lost = [name for name in absent if name not in given_up]
     if lost:
         raise TrainingError(f"training ended without an error but left no checkpoint for {', '.join(lost)}; run again")
     if given_up:
         raise DivergedError("; ".join(dict.fromkeys(given_up.values())), given_up)
     return {name: artifact for name, artifact in finished.items() if artifact is not None}
+
+
+def _train_missing(
+    missing: Mapping[str, TrainingRun],
+    config: dict[str, Any],
+    execution: Execution,
+    work: Path,
+    place: RunStorage,
+    on_event: Callable[[Mapping[str, Any]], None],
+    ask: AskStep | None,
+) -> None:
+    """By their keys, in one worker group; what it leaves beside the students is cleared away."""
+    check_can_ever_run(execution)
+    _clear_all_but(work, {place.name, EXPORTS})
+    place.tidy(on_event)
+    with disk_errors(work):
+        jobs = [_write_job(work, key, run) for key, run in sorted(missing.items(), key=lambda item: item[1].name)]
+    _fit(config | {"jobs": jobs, "work": str(work)}, execution, work, place, on_event, ask)
+    place.clear()
+    for folder in (EXPORTS, STATES):
+        shutil.rmtree(work / folder, ignore_errors=True)
 
 
 def _fit(
