@@ -1,7 +1,9 @@
 """A Ray cluster of several nodes on this machine, for development: `python -m cluster.local_nodes --nodes 3 --cpus 2`.
 
-With `--max-nodes 4` the head starts alone, and nodes come and go with the work, as Ray's autoscaler finds. Every node is a process group of its own, as on real machines: one can be killed, and the others see it die. All listen on
-loopback and want a token. What is started here ends here, by process id; other clusters on the machine are not touched.
+With `--max-nodes 4` the head starts alone, and nodes come and go with the work, as Ray's autoscaler finds. Every node is a
+process group of its own, as on real machines: one can be killed, and the others see it die. All want a token. The dashboard, and
+everything of a cluster that grows, listens on loopback; the other ports of fixed nodes are open on the machine's addresses, since
+`ray start` joins nodes on no others. What is started here ends here, by process id; other clusters are not touched.
 """
 
 from __future__ import annotations
