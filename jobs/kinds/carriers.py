@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from jobs.kinds.study import Study, check_known
+from jobs.kinds.trials import SideBySide
 from sftfilter.carriers.grouping import Grouping
 from sftfilter.carriers.search import Seek
 from sftfilter.config import Name
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 Seeds = Annotated[list[int], Field(min_length=1)]
 
 
-class Carriers(Study):
+class Carriers(Study, SideBySide):
     """Search for a small set of prompts that carries the trait, and confirm what is found on fresh seeds and prompts.
 
     Groups of prompts are tested by halving: a set is necessary if the trait goes when the alternate teacher answers it,
@@ -28,7 +29,7 @@ class Carriers(Study):
     on other training seeds and other held-out prompts, beside random sets of the same size.
     """
 
-    aside: ClassVar[frozenset[str]] = Study.aside | {"concurrency", "retries"}
+    aside: ClassVar[frozenset[str]] = Study.aside | SideBySide.aside
 
     kind: Literal["carriers"]
     original: Annotated[Name, Field(description="the teacher that brings the trait")]
@@ -55,10 +56,6 @@ class Carriers(Study):
         int, Field(gt=0, description="students that the search may train, those without any change among them")
     ] = 40
     gates: Annotated[Gates, Field(description="frozen before any student is trained")] = Gates()
-    concurrency: Annotated[
-        int | None, Field(gt=0, description="students trained at a time; default: as many as the cluster can hold")
-    ] = None
-    retries: Annotated[int, Field(ge=0, description="times that a failed student is tried again")] = 1
 
     @model_validator(mode="after")
     def _consistent(self) -> Carriers:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from jobs.kinds.study import Measuring, check_known
+from jobs.kinds.trials import SideBySide
 from sftfilter.config import Name, Settings
 from sftfilter.models import BUILTIN
 from sftfilter.prompts import PromptSource
@@ -73,13 +74,13 @@ class Interpolate(Settings):
         return self
 
 
-class Lattice(Measuring):
+class Lattice(Measuring, SideBySide):
     """Train the cells between two pipelines that differ in base, prompts and teacher, and read what carries the trait.
 
     Teachers, rollouts, scores and equal students are made once, whatever cells share them.
     """
 
-    aside: ClassVar[frozenset[str]] = Measuring.aside | {"concurrency", "retries"}
+    aside: ClassVar[frozenset[str]] = Measuring.aside | SideBySide.aside
 
     kind: Literal["lattice"]
     bases: Annotated[
@@ -99,10 +100,6 @@ class Lattice(Measuring):
     selectors: dict[Name, Selector] = Field(default={})
     interpolate: Interpolate | None = None
     gates: Annotated[Gates, Field(description="frozen before any student is trained")] = Gates()
-    concurrency: Annotated[
-        int | None, Field(gt=0, description="students trained at a time; default: as many as the cluster can hold")
-    ] = None
-    retries: Annotated[int, Field(ge=0, description="times that a failed student is tried again")] = 1
 
     @model_validator(mode="after")
     def _names(self) -> Lattice:

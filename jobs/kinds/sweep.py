@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, model_validator
 
 from jobs.kinds.experiment import Experiment
-from jobs.kinds.job import JobSpec
+from jobs.kinds.trials import SideBySide
 from jobs.spec_errors import flat
 from sftfilter.config import Settings, did_you_mean, resolve_path, stable_hash
 from sftfilter.stopping import StopRule
@@ -98,14 +98,12 @@ def _from_file(value: Any, info: ValidationInfo) -> Any:
     return load_experiment(resolve_path(value, info))
 
 
-class Sweep(JobSpec):
+class Sweep(SideBySide):
     """Run one experiment at many settings: what they share is done once, equal students are trained once.
 
     Every distinct student is a trial of Ray Tune. Rates, differences from each point's own original arm and their
     adjusted p-values come out as one table and a page.
     """
-
-    aside: ClassVar[frozenset[str]] = JobSpec.aside | {"concurrency", "retries"}
 
     kind: Literal["sweep"]
     experiment: Annotated[
@@ -124,10 +122,6 @@ class Sweep(JobSpec):
         Field(gt=0, description="draws of the random fields; each is combined with every point of the grids"),
     ] = None
     seed: Annotated[int, Field(ge=0, description="of what is drawn; the same seed draws the same")] = 0
-    concurrency: Annotated[
-        int | None, Field(gt=0, description="students trained at a time; default: as many as the cluster can hold")
-    ] = None
-    retries: Annotated[int, Field(ge=0, description="times that a failed student is tried again")] = 1
     stop: Annotated[
         StopRule | None,
         Field(description="give up students by their own training loss; they get no rate, and the reason is reported"),
