@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import httpx
 import ray
 from ray import serve
+from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.config import HTTPOptions
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ApplicationStatus, LoggingConfig
@@ -24,6 +25,7 @@ from serve.settings import API_KEY_VARIABLE, EndpointConfig, HostedModel, Servin
 from sftfilter.errors import MachineError, SpecError
 
 _POLL_S = 0.1
+_SHUTDOWN_S = 30.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # Errors only: Serve's warnings are about its own batching limits, which students.py sets on purpose.
 LOGS = LoggingConfig(enable_access_log=False, log_level="ERROR")
@@ -147,7 +149,30 @@ def proxy(settings: ServingSettings) -> Iterator[tuple[str, int]]:
         with contextlib.suppress(Exception):  # the block's own error matters more
             # Without Ray there is nothing to shut down, and asking Serve would start a new cluster.
             if ray.is_initialized() and not serve.status().applications:
-                serve.shutdown()
+                _shut_down()
+
+
+def _shut_down() -> None:
+    """Shut Serve down as `serve.shutdown` does, but without having the controller die in the midst of a call.
+
+    Ray reports such a call to the driver as one that failed and will be retried, at the end of every run.
+    """
+    client = _get_global_client(raise_if_no_controller_running=False)
+    if client is not None:
+        ray.get(client._controller.graceful_shutdown.remote(wait=False), timeout=_SHUTDOWN_S)
+        deadline = time.monotonic() + _SHUTDOWN_S
+        while time.monotonic() < deadline and _controlled():
+            time.sleep(_POLL_S)
+    serve.shutdown()
+
+
+def _controlled() -> bool:
+    """Whether Serve's controller is still there."""
+    try:
+        ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+    except ValueError:
+        return False
+    return True
 
 
 def check_port(settings: ServingSettings) -> None:
