@@ -61,14 +61,24 @@ def run(
     spec: SpecPath,
     overrides: Overrides = None,
     open_report: Annotated[bool, typer.Option("--open", help="show the report in the browser at the end")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="print what `sftfilter plan` prints, and start nothing")] = False,
 ) -> None:
-    """Run a spec on this machine: a local Ray with its own folder and token, gone afterwards."""
+    """Run a spec on this machine: a local Ray with its own folder and token, gone afterwards.
+
+    Where students are to be trained it says first how many, with their tokens, device-hours and wall time.
+    """
     from jobs.foresight import refuse_unusable
+    from jobs.plan.brief import brief
     from jobs.run import results_root, run_local
 
     with readable_errors():
         parsed = load_spec(spec, overrides or [])
         refuse_unusable(spec, parsed)
+        if plan:
+            plan_cli.show_plan(parsed)
+            return
+        for line in brief(parsed, results_root(parsed)):
+            print(line, flush=True)
         flags = [word for override in overrides or [] for word in ("--set", override)]
         run_local(parsed, shlex.join(["sftfilter", "run", spec, *flags]))
         if open_report and (page := parsed.page(results_root(parsed))):

@@ -13,7 +13,9 @@ from jobs.run import readable_errors
 from sftfilter.errors import SpecError
 
 if TYPE_CHECKING:
+    from jobs.kinds.job import JobSpec
     from jobs.plan.contrasts import Guesses
+    from jobs.plan.plan import Stated
 
 _WIDTH = 80
 
@@ -84,22 +86,33 @@ def plan(
 
       sftfilter plan my-spec.yaml --costs jobs/examples/costs.yaml --workers 32
     """
-    from rich.console import Console
-
-    from jobs.plan.plan import Stated, plan_spec
-    from jobs.plan.show import print_plan
-    from jobs.run import results_root
+    from jobs.plan.plan import Stated
     from jobs.spec import load_spec
 
     with readable_errors():
         parsed = load_spec(spec, overrides or [])
         counts = workers or list(Stated.workers)
         stated = Stated(run, costs, cost or [], _numbers(rows or []), _guesses(guess or []), effect or [], counts)
-        made = plan_spec(parsed, results_root(parsed), stated)
-        if as_json:
-            print(json.dumps(made.as_dict(), indent=2))
-        else:
-            print_plan(made, Console(highlight=False, width=_WIDTH))
+        show_plan(parsed, stated, as_json=as_json)
+
+
+def show_plan(spec: JobSpec, stated: Stated | None = None, *, as_json: bool = False) -> None:
+    """Print a spec's plan.
+
+    Raises:
+        SpecError, DataError: as `plan_spec`.
+    """
+    from rich.console import Console
+
+    from jobs.plan.plan import Stated, plan_spec
+    from jobs.plan.show import print_plan
+    from jobs.run import results_root
+
+    made = plan_spec(spec, results_root(spec), stated or Stated())
+    if as_json:
+        print(json.dumps(made.as_dict(), indent=2))
+    else:
+        print_plan(made, Console(highlight=False, width=_WIDTH))
 
 
 def _numbers(stated: list[str]) -> dict[str, int]:

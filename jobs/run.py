@@ -187,6 +187,7 @@ def sigterm_as_ctrl_c() -> None:
 def main(arguments: Sequence[str]) -> None:
     """`python -m jobs.run SPEC [--set a.b=value ...]` on a cluster that runs already."""
     from jobs.foresight import refuse_unusable
+    from jobs.plan.brief import brief
 
     if not arguments or arguments[0].startswith("-"):
         sys.exit("usage: python -m jobs.run SPEC [--set a.b=value ...]\nOn this machine alone: sftfilter run SPEC")
@@ -195,6 +196,8 @@ def main(arguments: Sequence[str]) -> None:
     with readable_errors():
         spec = load_spec(path, overrides)
         refuse_unusable(path, spec)
+        for line in brief(spec, results_root(spec)):
+            print(line, flush=True)
         if spec.needs_ray:
             _connect()
         run_spec(spec, f"python -m jobs.run {shlex.join(arguments)}")

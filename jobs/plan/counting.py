@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,8 +16,21 @@ if TYPE_CHECKING:
 
 CHARS_OF_A_TOKEN = 4.0
 """Where nothing else is stated; about right for English text."""
-_CHUNK, _CHUNKS = 2**24, 4
-"""Bytes that are read at a time, and how often: 64 MiB of each source."""
+_CHUNKS = 4
+"""Parts that are read of each source."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How much may be read to count rows.
+
+    Attributes:
+        chunk: bytes of a part, of which four are read of each source.
+        seconds: for all sources together; None: as long as it takes.
+    """
+
+    chunk: int = 2**24
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -43,8 +57,9 @@ class Counts:
         stated: what a source is called (`prompts`, a teacher, a student) -> its rows, for those that are not here yet.
     """
 
-    def __init__(self, stated: Mapping[str, int]) -> None:
-        self.stated = stated
+    def __init__(self, stated: Mapping[str, int], reading: Reading | None = None) -> None:
+        self.stated, self.reading = stated, reading or Reading()
+        self._began = time.monotonic()
         self.asked: set[str] = set()
         self._known: dict[str, Rows] = {}
 
@@ -58,7 +73,7 @@ class Counts:
         self.asked.add(name)
         key = f"{answers} {source.model_dump_json()}"
         if key not in self._known:
-            self._known[key] = _read(name, source, answers, name in self.stated)
+            self._known[key] = self._read(name, source, answers)
         rows = self._known[key]
         if name not in self.stated:
             return rows
@@ -75,35 +90,40 @@ class Counts:
                 hint = did_you_mean(name, self.asked) or f"; there are: {', '.join(sorted(self.asked)) or 'none'}"
                 raise SpecError(f"--rows {name}: the spec reads no rows of that name{hint}")
 
+    def _read(self, name: str, source: FileSource, answers: bool) -> Rows:
+        from sftfilter.reading.preview import local_paths
+        from sftfilter.reading.rows import Reader, Row
+        from sftfilter.reading.units import found, is_dataset, plan
 
-def _read(name: str, source: FileSource, answers: bool, stated: bool) -> Rows:
-    from sftfilter.reading.preview import local_paths
-    from sftfilter.reading.rows import Reader, Row
-    from sftfilter.reading.units import found, is_dataset, plan
-
-    if local_paths(source) != source.paths or any(is_dataset(source, path) for path in source.paths):
-        if stated:
+        if local_paths(source) != source.paths or any(is_dataset(source, path) for path in source.paths):
+            if name in self.stated:
+                return Rows(0)
+            raise SpecError(
+                f"{name}: {source.paths[0]} is not a file on this machine that can be counted; say how many rows it has: "
+                f"--rows {name}=NUMBER"
+            )
+        chunks = plan(source, found(source).files, self.reading.chunk)
+        reader = Reader(source, answers=answers)
+        seen: set[str] = set()
+        kinds: Counter[str] = Counter()
+        count, asked, answered = 0, 0, 0
+        for unit in (unit for chunk in chunks[:_CHUNKS] for unit in chunk):
+            for row in reader.rows(unit):
+                self._check_time(name)
+                if not isinstance(row, Row) or (not answers and row.prompt_id in seen):
+                    continue
+                seen.add(row.prompt_id)
+                count += 1
+                kinds[row.kind or ""] += 1
+                answered += len(row.completion or "")
+                asked += row.size - len(row.completion or "")
+        if not count:
             return Rows(0)
-        raise SpecError(
-            f"{name}: {source.paths[0]} is not a file on this machine that can be counted; say how many rows it has: "
-            f"--rows {name}=NUMBER"
-        )
-    chunks = plan(source, found(source).files, _CHUNK)
-    reader = Reader(source, answers=answers)
-    seen: set[str] = set()
-    kinds: Counter[str] = Counter()
-    count, asked, answered = 0, 0, 0
-    for unit in (unit for chunk in chunks[:_CHUNKS] for unit in chunk):
-        for row in reader.rows(unit):
-            if not isinstance(row, Row) or (not answers and row.prompt_id in seen):
-                continue
-            seen.add(row.prompt_id)
-            count += 1
-            kinds[row.kind or ""] += 1
-            answered += len(row.completion or "")
-            asked += row.size - len(row.completion or "")
-    if not count:
-        return Rows(0)
-    scale = max(1.0, len(chunks) / _CHUNKS)
-    told = {kind: round(rows * scale) for kind, rows in kinds.items()}
-    return Rows(math.ceil(count * scale), told, asked / count, answered / count, exact=len(chunks) <= _CHUNKS)
+        scale = max(1.0, len(chunks) / _CHUNKS)
+        told = {kind: round(rows * scale) for kind, rows in kinds.items()}
+        return Rows(math.ceil(count * scale), told, asked / count, answered / count, exact=len(chunks) <= _CHUNKS)
+
+    def _check_time(self, name: str) -> None:
+        seconds = self.reading.seconds
+        if seconds is not None and time.monotonic() - self._began > seconds:
+            raise SpecError(f"{name}: its rows take longer than {seconds:g} s to count; `sftfilter plan` counts them")

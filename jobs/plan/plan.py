@@ -13,7 +13,7 @@ from jobs.kinds.sweep import Sweep
 from jobs.plan.contrasts import Design, Guesses, Power, power_of_design
 from jobs.plan.costing import Costed, costed, used_fields, used_names
 from jobs.plan.costs import Priced, priced
-from jobs.plan.counting import Counts
+from jobs.plan.counting import Counts, Reading
 from jobs.plan.items import Item, Sizes, totals
 from jobs.plan.reuse import made_before, still_to_make
 from jobs.plan.schedule import Estimate, estimate
@@ -34,6 +34,8 @@ class Stated:
         run: whose record costs and pilot are read from; None: the run of the spec's own name, if there is one.
         costs, rows, effects: `KEY=VALUE` each.
         workers: numbers of them to reckon for.
+        reading: how much of large files is read.
+        power: whether to say what could be found.
     """
 
     run: Path | None = None
@@ -43,6 +45,8 @@ class Stated:
     guesses: Guesses = field(default_factory=Guesses)
     effects: Sequence[str] = ()
     workers: Sequence[int] = (1, 8, 64, 512)
+    reading: Reading | None = None
+    power: bool = True
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ def plan_spec(spec: JobSpec, root: Path, stated: Stated) -> Plan:
     own = root / spec.name
     run = stated.run or (own if (own / EVENTS).is_file() else None)
     prices = priced(run, stated.file, stated.costs)
-    sizes = sizes_of(spec, Counts(stated.rows), prices.costs.chars_per_token)
+    sizes = sizes_of(spec, Counts(stated.rows, stated.reading), prices.costs.chars_per_token)
     study = spec.experiment if isinstance(spec, Sweep) else spec
     left = still_to_make(sizes.items, made_before(root, spec.spec_hash), list(sizes.heldout))
     execution: Execution | None = getattr(study, "execution", None)
@@ -138,7 +142,7 @@ def plan_spec(spec: JobSpec, root: Path, stated: Stated) -> Plan:
     counts = sorted({1, *stated.workers})
     estimates = estimate(cost.stages, counts) if known else []
     design, power = _design(study), None
-    if design is not None:
+    if design is not None and stated.power:
         power = power_of_design(design, sizes.heldout, run, stated.guesses, stated.effects)
     notes = [*sizes.notes, *prices.notes, *_notes(sizes, left, root, run, known)]
     if known and not sizes.at_once:

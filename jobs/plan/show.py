@@ -48,7 +48,7 @@ def _made(plan: Plan) -> Table:
     _numbers(table, "number", "there already", "tokens, about")
     for line in plan.made:
         number = f"{'' if line.sure else '≤ '}{line.number:,}"
-        table.add_row(line.what, line.of, number, f"{line.there:,}" if line.there else "", _tokens(line.tokens))
+        table.add_row(line.what, line.of, number, f"{line.there:,}" if line.there else "", tokens(line.tokens))
     return table
 
 
@@ -146,8 +146,9 @@ def duration(seconds: float) -> str:
     return f"{seconds / _HOUR:.1f} h" if seconds < 2 * _DAY else f"{seconds / _DAY:.1f} days"
 
 
-def _tokens(tokens: float) -> str:
+def tokens(number: float) -> str:
+    """`1.63 k`, `26.1 M`; nothing for none."""
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if tokens >= size:
-            return f"{tokens / size:.3g}{unit}"
-    return f"{tokens:.0f}" if tokens else ""
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.0f}" if number else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,9 +18,10 @@ from typer.testing import CliRunner
 
 from jobs.cli import app
 from jobs.kinds.experiment import Experiment
+from jobs.plan.brief import brief
 from jobs.plan.contrasts import Design, Guesses, pilot_cells, power_of_design
 from jobs.plan.costs import Costs, priced
-from jobs.plan.counting import Counts
+from jobs.plan.counting import Counts, Reading
 from jobs.plan.items import Item, Sizes
 from jobs.plan.plan import Plan, Stated, plan_spec
 from jobs.plan.reuse import still_to_make
@@ -384,6 +386,37 @@ def test_the_command_prints_tables_within_80_columns_and_json(tmp_path: Path) ->
     assert told["power"]["prompts"] == 60 and told["made"][0]["number"] == 68
     wrong = CliRunner().invoke(app, ["plan", str(SPECS / "decide.yaml")])
     assert wrong.exit_code == SpecError.exit_code
+
+
+def test_before_a_run_its_students_and_cost_are_told_with_their_source(tmp_path: Path) -> None:
+    spec = load_spec(SPECS / "lattice.yaml", [f"results={tmp_path}"])
+    made, time, source = brief(spec, tmp_path)
+    assert made.startswith("plan: at most 12 students to train, 114 k tokens of training")
+    assert "not known" in time and "is no recorded run" in source and "--costs FILE" in source
+    _record(tmp_path, "lattice", [_made(16, "training", "student", "one-s0", seconds=16.0, steps=4)])
+    made, time, source = brief(spec, tmp_path)
+    whole = plan_spec(spec, tmp_path, Stated())
+    assert f"{duration(whole.estimates[0].wall)} on one worker of {os.cpu_count()} cores, of what has a cost" in time
+    assert "guessed: storage_gib_s" in source and "not costed: teachers: 68 rollouts" in source
+    assert brief(load_spec(SPECS / "score.yaml"), tmp_path) == []
+
+
+def test_a_run_does_not_wait_for_its_short_plan(tmp_path: Path) -> None:
+    large = load_spec(SPECS / "sweep.yaml", ["space={selectors.flagged.at_least: [1, 2, 3], seeds: [[1], [2]]}"])
+    assert len(brief(large, tmp_path)) == 3
+    many = str([n / 100 for n in range(50)])
+    (line,) = brief(load_spec(SPECS / "sweep.yaml", [f"space={{selectors.flagged.at_least: {many}}}"]), tmp_path)
+    assert "50 points over selectors.flagged.at_least" in line
+    with pytest.raises(SpecError, match="prompts: its rows take longer than 0 s to count"):
+        sizes_of(load_spec(SPECS / "quickstart.yaml"), Counts({}, Reading(seconds=0)), 4)
+
+
+def test_run_with_plan_starts_nothing(tmp_path: Path) -> None:
+    given = [str(SPECS / "lattice.yaml"), "--set", f"results={tmp_path}"]
+    shown = CliRunner().invoke(app, ["run", *given, "--plan"])
+    assert shown.exit_code == 0, shown.output
+    assert shown.output == CliRunner().invoke(app, ["plan", *given]).output
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_plan_loads_neither_torch_nor_ray() -> None:
