@@ -177,6 +177,12 @@ def arms_table(results: Mapping[str, Any]) -> Table:
     return table
 
 
+def show_next(verdict: Mapping[str, Any], stages: Stages) -> None:
+    """The experiments that would separate what still stands, a line each."""
+    for step in verdict["next"]:
+        stages.console.print(f"  next: {step}", soft_wrap=True, markup=False)
+
+
 def _nats(value: Mapping[str, Any] | None) -> str:
     return "-" if value is None or value["estimate"] is None else f"{value['estimate']:.2f}"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.arms import Material, plan_arms
-from jobs.console import Stages, arms_table
+from jobs.console import Stages, arms_table, show_next
 from jobs.guards import keep_apart
 from jobs.kinds.experiment import Experiment
 from jobs.kinds.study import Study
@@ -101,6 +101,7 @@ def _print_outcome(results: Mapping[str, Any], folder: Path, stages: Stages) -> 
     stages.console.print(f"[bold]Verdict: {results['verdict']['label']}[/]. {results['verdict']['summary']}")
     for reason in results["verdict"]["reasons"]:
         stages.console.print(f"  - {reason}")
+    show_next(results["verdict"], stages)
     stages.console.print(f"Report:  {folder / 'report' / 'index.html'}\nResults: {folder / 'results.json'}")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.console import Stages
+from jobs.console import Stages, show_next
 from jobs.evaluating import Evaluated
 from jobs.grade_table import write_grades
 from jobs.kinds.lattice import Lattice
@@ -71,7 +71,7 @@ def write_lattice(
         write_grades(folder, spec.traits, students)
         page = write_lattice_page(folder / "report", results)
         write_json(folder / "results.json", results)
-    _show(results, folder, page, stages)
+    show_lattice(results, folder, page, stages)
     return results
 
 
@@ -90,13 +90,15 @@ def tables_of(
     }
 
 
-def _show(results: Mapping[str, Any], folder: Path, page: Path, stages: Stages) -> None:
+def show_lattice(results: Mapping[str, Any], folder: Path, page: Path, stages: Stages) -> None:
+    """Print the tables, the verdict, what is to be known of it, and what would settle the rest."""
     stages.console.print(_cells(results))
     if results["interpolation"]:
         stages.console.print(_curves(results))
     stages.console.print(f"[bold]Verdict: {results['verdict']['label']}[/]. {results['verdict']['summary']}")
     for sentence in results["caveats"]:
         stages.console.print(f"- {sentence}", soft_wrap=True, markup=False)
+    show_next(results["verdict"], stages)
     stages.console.print(f"Tables:  {folder / 'cells.csv'}\nReport:  {page}", soft_wrap=True)
 
 

@@ -7,6 +7,7 @@ Its label is the causes, or the finding where no cause is supported.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sftfilter.findings import Evidence, Gates, check_all, claim, find, shown
@@ -34,6 +35,7 @@ def judge(evidence: Evidence, gates: Gates) -> tuple[dict[str, Any], list[dict[s
         causes = []
     labels = [NAMES[n] for n in causes]
     labels += [finding] if not causes or finding in BESIDE_A_CAUSE else []
+    experiments = _separating(weighed, evidence)
     verdict = {
         "label": " + ".join(labels),
         "labels": labels,
@@ -41,9 +43,13 @@ def judge(evidence: Evidence, gates: Gates) -> tuple[dict[str, Any], list[dict[s
         "finding": finding,
         "summary": " ".join([*(_CAUSES[n] for n in causes), *_besides(finding, causes, checks)]),
         "reasons": [*reasons, *evidence.problems, *_broken(evidence)],
-        "hypotheses": [_row(n, *one, decided, evidence.arms) for n, one in weighed.items()],
+        "hypotheses": [
+            _row(n, *one, decided, evidence.arms)
+            | {"separating": [f"{e.asked}; {e.cost}" for e in experiments if n in e.open]}
+            for n, one in weighed.items()
+        ],
         "readings": [_reading(r, evidence.arms) for r in readings.at().values()],
-        "next": [*_next(finding, evidence, gates), *_separating(weighed, evidence)],
+        "next": [*_next(finding, evidence, gates), *(str(one) for one in experiments)],
     }
     return verdict, list(checks.values())
 
@@ -123,9 +129,21 @@ def _reading(reading: Reading, arms: Mapping[str, str]) -> dict[str, Any]:
     return {"role": reading.role, "arm": arms.get(reading.role, reading.role), **numbers, "word": reading.word}
 
 
-def _separating(weighed: Mapping[int, tuple[Status, Case]], evidence: Evidence) -> list[str]:
+@dataclass(frozen=True)
+class _Separating:
+    """An experiment that was not run: what to do with which roles, the open hypotheses it speaks to, students it costs."""
+
+    asked: str
+    open: Sequence[int]
+    cost: str
+
+    def __str__(self) -> str:
+        return f"{self.asked}: speaks to {', '.join(map(str, self.open))}; {self.cost}"
+
+
+def _separating(weighed: Mapping[int, tuple[Status, Case]], evidence: Evidence) -> list[_Separating]:
     """Experiments that would settle what is still open, and how many students each costs."""
-    lines = []
+    found = []
     for what, roles in EXPERIMENTS.items():
         open_ones = [
             number
@@ -135,9 +153,8 @@ def _separating(weighed: Mapping[int, tuple[Status, Case]], evidence: Evidence) 
         absent = [role for role in roles if role not in evidence.rates]
         if open_ones and absent:
             cost = f"{len(absent)} arms x {evidence.seeds} seeds = {len(absent) * evidence.seeds} students"
-            numbers = ", ".join(map(str, open_ones))
-            lines.append(f"{what} (roles {', '.join(absent)}): speaks to {numbers}; {cost}")
-    return lines
+            found.append(_Separating(f"{what} (roles {', '.join(absent)})", open_ones, cost))
+    return found
 
 
 def _next(finding: str, evidence: Evidence, gates: Gates) -> list[str]:

@@ -37,6 +37,11 @@ def items(value: Any, key: str) -> list[Any]:
     return list(found) if isinstance(found, list | tuple) else []
 
 
+def lines(value: Any, key: str) -> str:
+    """The texts at `key`, a line each."""
+    return "\n".join(map(str, items(value, key)))
+
+
 def number(value: Any, digits: int = 2) -> str:
     """`-0.25` with a true minus sign."""
     if not isinstance(value, int | float):

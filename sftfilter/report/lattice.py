@@ -30,7 +30,7 @@ def write_lattice_page(folder: Path, results: Mapping[str, Any]) -> Path:
     cells, steps = f.items(found, "cells"), f.items(found, "interpolation")
     traits = [_trait(cells, steps, trait, n) for n, trait in enumerate(dict.fromkeys(row["trait"] for row in cells))]
     view = frame_of(found, "lattice", size) | {
-        "verdict": {key: verdict.get(key) for key in ("label", "summary", "reasons")},
+        "verdict": {key: verdict.get(key) for key in ("label", "summary", "reasons", "next")},
         "traits": traits,
         "lost": lost(found),
         "steps": bool(steps),

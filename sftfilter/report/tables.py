@@ -122,17 +122,33 @@ def gates(found: Sequence[Mapping[str, Any]]) -> Table | None:
 
 
 def hypotheses(found: Sequence[Mapping[str, Any]]) -> Table | None:
-    """What the arms say of each hypothesis."""
+    """What the arms say of each hypothesis: for, against, and what would tell it from the others."""
     rows = []
     for one in found:
         text, style = words.status_words(one.get("status"))
-        name = f"{_plain(one.get('id'))}. {_plain(one.get('name'))}"
-        rows.append([name, Cell(text, style, note=str(one.get("evidence") or ""))])
-    return (
-        table_of("Status of each hypothesis and its evidence", ["Hypothesis", "Status and evidence"], rows)
-        if rows
-        else None
-    )
+        name = Cell(f"{_plain(one.get('id'))}. {_plain(one.get('name'))}")
+        rows.append(
+            [
+                name,
+                Cell(text, style, note=_leaning(one)),
+                *(f.lines(one, key) for key in ("for", "against")),
+                _open(one),
+            ]
+        )
+    columns = ["Hypothesis", "Status", "Evidence for", "Evidence against", "Would decide it, and what that costs"]
+    return table_of("Each hypothesis, its status and its evidence", columns, rows) if rows else None
+
+
+def _leaning(one: Mapping[str, Any]) -> str:
+    """Where the evidence points while a gate is not passed."""
+    leaning, colon, _ = str(one.get("evidence") or "").partition(": ")
+    return leaning if colon and leaning.startswith("leans ") else ""
+
+
+def _open(one: Mapping[str, Any]) -> str:
+    """Experiments with their costs; the roles alone where no experiment of the list has them."""
+    roles = f.items(one, "missing")
+    return f.lines(one, "separating") or (f"roles {', '.join(roles)}" if roles else "")
 
 
 def row_counts(arms: Sequence[Mapping[str, Any]]) -> Table:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import io
 import itertools
 import shlex
 from collections.abc import Callable, Mapping
@@ -12,14 +14,16 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
+from rich.console import Console
 
 from jobs.arms import ArmPlan
+from jobs.console import Stages
 from jobs.foresight import foresee
 from jobs.kinds.generate import Generate
 from jobs.kinds.lattice import Corner, Lattice
 from jobs.lattice_cells import UNTRAINED, Part, answering, cell_name, cell_role, cells_of, list_lattice, parts_of
 from jobs.lattice_files import impossible
-from jobs.lattice_outcome import tables_of
+from jobs.lattice_outcome import show_lattice, tables_of
 from jobs.lattice_readings import judge_lattice, role_cells
 from jobs.lattice_table import dilution
 from jobs.spec import load_spec
@@ -352,8 +356,13 @@ def test_tables_and_page_are_written(tmp_path: Path) -> None:
             == len(rows)
         )
     results = judge_lattice(spec, parts, points, able, None) | found
+    assert results["verdict"]["next"]
     results |= {"name": "<b>", "counts": {"cells": 8}, "caveats": ["one seed"], "spec": {"kind": "lattice"}}
     page = write_lattice_page(tmp_path / "report", results).read_text()
+    printed = io.StringIO()
+    show_lattice(results, tmp_path, tmp_path, Stages(Console(file=printed, width=200)))
+    for step in results["verdict"]["next"]:
+        assert step in html.unescape(page) and f"next: {step}" in printed.getvalue()
     assert "two.neutral.T" in page and "<h1>&lt;b&gt;</h1>" in page and "one seed" in page
     assert "dilution line" in page and 'id="interpolation-0-0"' in page and 'id="interpolation-0-1"' in page
     page = write_lattice_page(tmp_path / "report", results | {"interpolation": []}).read_text()

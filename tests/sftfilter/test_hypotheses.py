@@ -96,7 +96,15 @@ def test_a_base_that_has_it_is_no_lock_in_while_nothing_tried_to_settle_it() -> 
     verdict = _judge(IN_BASE | {"base_earlier": 0.0}, Facts((0, 300), 0, 2))
     assert verdict["label"] == "base prior"
     assert {n: _status(verdict)[n] for n in (4, 5, 6)} == {4: "undecided", 5: "undecided", 6: "undecided"}
-    assert any("settled, refilled" in line and "2 arms x 4 seeds = 8 students" in line for line in verdict["next"])
+    (settling,) = (line for line in verdict["next"] if "settled, refilled" in line)
+    assert "speaks to 4, 5, 6; 2 arms x 4 seeds = 8 students" in settling
+    for row in verdict["hypotheses"]:
+        told = [
+            line
+            for line in row["separating"]
+            if line.endswith("(roles settled, refilled); 2 arms x 4 seeds = 8 students")
+        ]
+        assert bool(told) == (row["id"] in (4, 5, 6)), row
 
 
 def test_earlier_stages_that_nobody_measured_leave_5_and_6_open() -> None:

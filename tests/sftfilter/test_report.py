@@ -85,7 +85,13 @@ def sample_results() -> dict[str, Any]:
             "id": place + 1,
             "name": name,
             "status": status,
-            "evidence": "R_drop 0.78 [0.61, 0.92]; 31 of the 172 rows it kept show the trait",
+            "evidence": "leans supported, one gate short: 31 of the 172 rows it kept show the trait",
+            "for": ["R_drop 0.78 [0.61, 0.92]", "31 of the 172 rows it kept show the trait"],
+            "against": ["dropping them takes <b>0.1</b>"] if place else [],
+            "missing": ["shown"],
+            "separating": ["drop every row that the grader finds (roles shown); 1 arms x 3 seeds = 3 students"]
+            if place < 2
+            else [],
         }
         for place, (name, status) in enumerate(zip(names, statuses, strict=True))
     ]
@@ -255,6 +261,23 @@ def test_says_the_verdict_and_every_arm_with_its_rate(page: Page) -> None:
         assert words in page.text
     assert "Missing from this run" not in page.text
     assert results["command"] in page.text
+
+
+def test_evidence_for_and_against_stand_in_columns_of_their_own(page: Page) -> None:
+    head = page.source.index("Evidence for</th>")
+    assert (
+        head
+        < page.source.index("Evidence against</th>")
+        < page.source.index("Would decide it, and what that costs</th>")
+    )
+    table = page.source[head : page.source.index("</table>", head)]
+    first, second, *_, last = re.findall(r"<tr>(.*?)</tr>", table, re.S)
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row, re.S) for row in (first, second, last)]
+    both = '<ul class="lines"><li>R_drop 0.78 [0.61, 0.92]</li><li>31 of the 172 rows it kept show the trait</li></ul>'
+    assert [row[1] for row in cells] == [both] * 3
+    assert [row[2] for row in cells] == ["–", *["dropping them takes &lt;b&gt;0.1&lt;/b&gt;"] * 2]
+    assert "1 arms x 3 seeds = 3 students" in cells[1][3] and cells[2][3] == "roles shown"
+    assert "leans supported, one gate short" in cells[0][0]
 
 
 def test_rates_read_as_percent_with_interval() -> None:
