@@ -107,6 +107,29 @@ def cell_role(spec: Lattice, cell: Corner) -> str | None:
     return "pipeline" if cell == spec.alternate and letters != "ooa" else _CELL_ROLES.get(letters)
 
 
+def main_part(spec: Lattice, parts: Sequence[Part]) -> int:
+    """Which part is the original base and prompts."""
+    return next(
+        number
+        for number, part in enumerate(parts)
+        if (part.base, part.prompts) == (spec.original.base, spec.original.prompts)
+    )
+
+
+def role_places(spec: Lattice, parts: Sequence[Part]) -> dict[str, tuple[int, str]]:
+    """Role in the estimands -> its part and arm, of cells and interpolation together."""
+    number = main_part(spec, parts)
+    places = {role: (number, arm) for role, arm in parts[number].spec.roles.named().items()}
+    for place, part in enumerate(parts):
+        for arm, cell in part.cells.items():
+            if role := cell_role(spec, cell):
+                places[role] = (place, arm)
+    clean = spec.original.model_copy(update={"teacher": spec.alternate.teacher})
+    if clean == spec.original or not spec.wanted(clean):
+        places.pop("alternate")  # the part's own experiment has to name some arm
+    return places
+
+
 def homeless(spec: Lattice) -> list[str]:
     """Cells whose tuned teacher has no base to be tuned from, named with what would fill them."""
     found = []

@@ -10,7 +10,7 @@ from jobs.kinds.lattice import Interpolate, Lattice, Mode
 from sftfilter.interventions import DropPrompt, Intervention, Neutralise, Swap
 from sftfilter.selectors import RandomControl, Selector, ShareOf
 
-_ROLES: dict[Mode, tuple[str | None, str | None]] = {
+ROLES: dict[Mode, tuple[str | None, str | None]] = {
     "drop": ("drop", "random_drop"),
     "swap": ("swap", "random_swap"),
     "converse_drop": ("drop_alternate", "random_drop_alternate"),
@@ -98,6 +98,6 @@ def roles_of(steps: Sequence[Step]) -> dict[str, str]:
     found: dict[str, str] = {}
     for step in steps:
         if step.fraction == 1:
-            pairs = zip(_ROLES[step.mode], (step.arm, step.control), strict=True)
+            pairs = zip(ROLES[step.mode], (step.arm, step.control), strict=True)
             found |= {role: arm for role, arm in pairs if role}
     return found

@@ -10,8 +10,8 @@ from jobs.console import Stages, show_next
 from jobs.evaluating import Evaluated
 from jobs.grade_table import write_grades
 from jobs.kinds.lattice import Lattice
-from jobs.lattice_cells import UNTRAINED, Part
-from jobs.lattice_readings import judge_lattice, main_part, read_cells, role_cells, undecided
+from jobs.lattice_cells import UNTRAINED, Part, main_part
+from jobs.lattice_readings import judge_lattice, read_cells, role_cells, undecided
 from jobs.lattice_table import cell_rows, interpolation_rows
 from jobs.outcome import changed_gates
 from jobs.outcome_rows import left_over

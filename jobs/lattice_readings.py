@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jobs.kinds.lattice import Lattice
-from jobs.lattice_cells import UNTRAINED, Part, cell_role
+from jobs.lattice_cells import UNTRAINED, Part, cell_role, main_part, role_places
 from jobs.lost_contrasts import lost_contrasts, missing_arms
 from jobs.outcome import share_in_s
 from jobs.sweep_table import Measured, arm_cells
@@ -55,29 +55,12 @@ MEANINGS: dict[str, tuple[str, str]] = {
 _WORDS: dict[str, Word] = {"stays": "present", "gone": "absent", "unclear": "unclear"}
 
 
-def main_part(spec: Lattice, parts: Sequence[Part]) -> int:
-    """Which part is the original base and prompts."""
-    return next(
-        number
-        for number, part in enumerate(parts)
-        if (part.base, part.prompts) == (spec.original.base, spec.original.prompts)
-    )
-
-
 def role_cells(
     spec: Lattice, parts: Sequence[Part], points: Sequence[Measured], trait: str
 ) -> tuple[dict[str, stats.Cells], dict[str, str]]:
     """Role -> matrix [prompt, seed] of grades on the trait's own group, and role -> arm, cells and interpolation together."""
     group = spec.traits[trait].primary
-    number = main_part(spec, parts)
-    places = {role: (number, arm) for role, arm in parts[number].spec.roles.named().items()}
-    for place, part in enumerate(parts):
-        for arm, cell in part.cells.items():
-            if role := cell_role(spec, cell):
-                places[role] = (place, arm)
-    clean = spec.original.model_copy(update={"teacher": spec.alternate.teacher})
-    if clean == spec.original or not spec.wanted(clean):
-        places.pop("alternate")  # the part's own experiment has to name some arm
+    places = role_places(spec, parts)
     found = {role: arm_cells(points[place], arm, trait, group) for role, (place, arm) in places.items()}
     graded = {role: cells for role, cells in found.items() if cells.size and not np.isnan(cells).all()}
     return graded, {role: arm for role, (_, arm) in places.items()}

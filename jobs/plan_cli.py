@@ -14,7 +14,7 @@ from sftfilter.errors import SpecError
 
 if TYPE_CHECKING:
     from jobs.kinds.job import JobSpec
-    from jobs.plan.contrasts import Guesses
+    from jobs.plan.designs import Guesses
     from jobs.plan.plan import Stated
 
 _WIDTH = 80
@@ -56,7 +56,7 @@ def plan(
     guess: Annotated[
         list[str] | None,
         typer.Option(
-            help="instead of a pilot: rates.ROLE, rate, prompt_share, seed_sd, pairing, such as seed_sd=0.1",
+            help="instead of a pilot: rates.ROLE, rate, prompt_share, sample_share, seed_sd, pairing, such as seed_sd=0.1",
             metavar="KEY=VALUE",
         ),
     ] = None,
@@ -75,9 +75,9 @@ def plan(
     is what no number of workers gets below: setup, decisions, students one by
     one, shared storage, the head node.
 
-    [bold]Power[/]: the least effect that each contrast detects with the held-out
-    prompts and seeds of the spec, and how many would find the effect that you
-    look for. Spread comes from a finished experiment's grades, or from
+    [bold]Power[/]: the least effect that each contrast (of arms, cells, or a lattice's
+    interpolation) detects with the held-out prompts, samples and seeds of the
+    spec, and how many of each would find the effect that you look for. Spread comes from a finished run's grades, or from
     guesses, which are printed.
 
       sftfilter plan jobs/specs/quickstart.yaml --from runs/quickstart
@@ -126,7 +126,7 @@ def _numbers(stated: list[str]) -> dict[str, int]:
 
 
 def _guesses(stated: list[str]) -> Guesses:
-    from jobs.plan.contrasts import Guesses
+    from jobs.plan.designs import Guesses
     from jobs.spec import overridden
 
     try:

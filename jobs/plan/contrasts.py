@@ -1,56 +1,22 @@
-"""What an experiment could find: for each estimand the least effect it detects, and what a given effect would need."""
+"""What a job could find: for each contrast the least effect it detects, and what a given effect would need."""
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
-from pydantic import Field
-
-from sftfilter.carriers import CONTRASTS
-from sftfilter.config import Settings, did_you_mean
-from sftfilter.errors import DataError, SpecError
-from sftfilter.estimands import ESTIMANDS
+from jobs.plan.designs import Design, Guesses
+from jobs.plan.pilot import Pilot, read_pilot
+from sftfilter.config import did_you_mean
+from sftfilter.errors import SpecError
 
 if TYPE_CHECKING:
-    from jobs.kinds.carriers import Carriers
-    from jobs.kinds.experiment import Experiment
-    from jobs.kinds.study import Study
-    from sftfilter.findings import Gates
     from sftfilter.stats import Cells, Variances
 
-Share = Annotated[float, Field(ge=0, le=1)]
 EFFECT, EFFECTS = 0.3, {"R_drop_minus_R_swap": 0.25}
 """Looked for unless told otherwise: the gates' own gap, and the least by which swapping has to beat dropping."""
-_ABSENT = ("alternate", "drop_alternate")
-_SHOWN = {"original": 0.7, "swap": 0.1, "drop": 0.3, "random_drop": 0.6, "random_swap": 0.6}
-Estimands = Mapping[str, tuple[tuple[str, ...], Any, str]]
-"""Contrast -> roles that it needs beside original and alternate, how it is made of their rates, and what it says."""
-
-
-class Guesses(Settings):
-    """What stands in for a pilot.
-
-    Attributes:
-        rates: role -> share of answers that show the trait; other roles: `rate`.
-        prompt_share: share of a grade's variance that belongs to the prompt, the same for every student.
-        seed_sd: standard deviation of a rate of one half between training seeds; less towards 0 and 1.
-        pairing: correlation of the prompts' effects between two arms, which pairing takes out of differences.
-    """
-
-    rates: dict[str, Share] = Field(default={**_SHOWN, **dict.fromkeys(_ABSENT, 0.02)})
-    rate: Share = 0.5
-    prompt_share: Share = 0.5
-    seed_sd: Annotated[float, Field(ge=0, lt=0.5)] = 0.05
-    pairing: Share = 0.0
-
-    def of(self, role: str) -> float:
-        """An arm's rate."""
-        return self.rates.get(role, self.rate)
 
 
 @dataclass(frozen=True)
@@ -58,44 +24,20 @@ class Contrast:
     """What can be found of one estimand.
 
     Attributes:
-        detectable: with the prompts and seeds of the spec.
-        prompts: that find `effect` with the seeds of the spec (or the gates' fewest, if more); None: no number does.
-        seeds: that find it with the prompts of the spec; None: no number does.
+        detectable: with the prompts, samples and seeds of the spec.
+        prompts: that find `effect` with the samples and seeds of the spec (or the gates' fewest seeds, if more); None: no
+            number does.
+        samples: of each prompt that find it with the prompts of the spec and as many seeds; None: no number does.
+        seeds: that find it with the prompts and samples of the spec; None: no number does.
     """
 
     name: str
     effect: float
     detectable: float
     prompts: int | None
+    samples: int | None
     seeds: int | None
     source: str
-
-
-@dataclass(frozen=True)
-class Design:
-    """What is compared, whatever kind of job compares it.
-
-    Attributes:
-        estimands: those that its arms allow.
-        share: of the held-out prompts that the comparison reads.
-    """
-
-    spec: Study
-    gates: Gates
-    estimands: Estimands
-    share: float = 1.0
-
-    @classmethod
-    def of_experiment(cls, spec: Experiment) -> Design:
-        """Every estimand whose roles the spec fills."""
-        roles = spec.roles.named()
-        filled = {name: one for name, one in ESTIMANDS.items() if all(role in roles for role in one[0])}
-        return cls(spec, spec.gates, filled)
-
-    @classmethod
-    def of_carriers(cls, spec: Carriers) -> Design:
-        """The confirmation, on its own seeds and its part of the held-out prompts."""
-        return cls(spec, spec.gates, CONTRASTS, 1 - spec.search_share)
 
 
 @dataclass(frozen=True)
@@ -104,7 +46,8 @@ class Power:
 
     Attributes:
         prompts: held-out prompts of the trait proper.
-        least_seeds: what prompts are reckoned for.
+        samples: of each prompt that are drawn for themselves.
+        least_seeds: what prompts and samples are reckoned for.
     """
 
     trait: str
@@ -127,10 +70,11 @@ def power_of_design(
 
     Args:
         heldout: trait -> group -> prompts.
-        run: a finished experiment, whose grades are the pilot where its roles have them.
+        run: a finished experiment or lattice, whose grades are the pilot where its roles and arms have them.
 
     Raises:
         SpecError: an effect is of no contrast of the spec, or no number.
+        DataError: the run's results are damaged.
     """
     from sftfilter import stats
 
@@ -141,26 +85,27 @@ def power_of_design(
         return None
     names = list(design.estimands)
     wanted = _effects(effects, names)
-    pilot = pilot_cells(run) if run else {}
+    pilot = read_pilot(run) if run else Pilot()
     reckoned = max(seeds, gates.min_seeds)
     samples = settings.samples if settings.temperature > 0 else 1
     contrasts = []
     for name in names:
-        variances, source = _variances(design.estimands[name], pilot, guesses, samples)
-        found = stats.detectable_effect(variances, prompts, seeds)
-        enough = stats.least_prompts(variances, reckoned, wanted[name])
-        least = stats.least_seeds(variances, prompts, wanted[name])
-        contrasts.append(Contrast(name, wanted[name], found, enough, least, source))
-    assumptions = _assumptions(contrasts, pilot, guesses)
+        variances, source = _variances(design, name, pilot, guesses, settings.temperature > 0)
+        found = stats.detectable_effect(variances, prompts, seeds, samples)
+        enough = stats.least_prompts(variances, reckoned, wanted[name], samples)
+        more = stats.least_samples(variances, prompts, reckoned, wanted[name])
+        least = stats.least_seeds(variances, prompts, wanted[name], samples)
+        contrasts.append(Contrast(name, wanted[name], found, enough, more, least, source))
+    assumptions = _assumptions(contrasts, pilot, guesses, settings.temperature > 0, reckoned)
     if seeds == 1:
         assumptions.append("one seed: what is detectable is so for this one training run")
     if design.share < 1:
         assumptions.append(f"the confirmation reads {prompts} of the held-out prompts, the search the others")
     if seeds < gates.min_seeds:
         assumptions.append(f"gates: with fewer than {gates.min_seeds} seeds nothing is claimed, whatever is found")
-    if settings.samples > samples:
-        assumptions.append(f"at temperature 0 all {settings.samples} samples of a prompt are alike and add nothing")
-    return Power(trait, prompts, settings.samples, seeds, reckoned, contrasts, assumptions)
+    if settings.temperature == 0:
+        assumptions.append("at temperature 0 all samples of a prompt are alike, so more of them add nothing")
+    return Power(trait, prompts, samples, seeds, reckoned, contrasts, assumptions)
 
 
 def _effects(stated: Sequence[str], names: Sequence[str]) -> dict[str, float]:
@@ -181,36 +126,45 @@ def _effects(stated: Sequence[str], names: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def _variances(
-    contrast: tuple[tuple[str, ...], Any, str], pilot: Mapping[str, Cells], guesses: Guesses, samples: int
-) -> tuple[Variances, str]:
-    """Components of what a prompt and a seed add to an estimand, to first order, and where they come from."""
+def _variances(design: Design, name: str, pilot: Pilot, guesses: Guesses, drawn: bool) -> tuple[Variances, str]:
+    """Components of what a sample adds to an estimand, to first order, and where they come from.
+
+    Args:
+        drawn: whether samples of a prompt differ.
+    """
     from sftfilter import stats
 
-    needs, estimand, _ = contrast
-    roles = ("original", "alternate", *needs)
-    cells = {role: pilot[role] for role in roles if role in pilot}
-    means = {role: _mean(cells, role, guesses) for role in roles}
+    roles, estimand, _ = design.estimands[name]
+    cells = {role: pilot.cells[role] for role in roles if role in pilot.cells}
+    means = {role: _mean(cells, role, design, guesses) for role in roles}
+    no_gap = {"original", "alternate"} <= means.keys() and abs(means["original"] - means["alternate"]) < 0.05
+    if len(cells) < len(roles) or no_gap:  # the pilot lacks an arm, or has no gap to be a share of
+        means = {role: design.rate(role, guesses) for role in roles}
+        return _guessed(stats.slopes(means, estimand), means, guesses, drawn), "guess"
     slope = stats.slopes(means, estimand)
-    guessed = _guessed(slope, means, guesses, samples)
-    if len(cells) < len(roles) or abs(means["original"] - means["alternate"]) < 0.05:
-        if cells:  # the pilot has no gap to be a share of, or lacks an arm
-            means = {role: guesses.of(role) for role in roles}
-            guessed = _guessed(stats.slopes(means, estimand), means, guesses, samples)
-        return guessed, "guess"
-    found = stats.variances_of(stats.linearised(cells, means, estimand))
-    if next(iter(cells.values())).shape[1] == 1:
-        return stats.Variances(found.prompt, guessed.seed, found.rest), "pilot, guess"
-    return found, "pilot"
+    sample = 0.0
+    if drawn and pilot.samples > 1:
+        sample = sum(slope[role] ** 2 * stats.sample_variance(own, pilot.samples) for role, own in cells.items())
+    found = stats.variances_of(stats.linearised(cells, means, estimand), pilot.samples, sample)
+    one_seed = next(iter(cells.values())).shape[1] == 1
+    if drawn and pilot.samples == 1:  # what one sample leaves is split as guessed
+        left = found.prompt if one_seed else found.rest
+        guess = _guessed(slope, means, guesses, drawn)
+        sample = min(guess.sample, left)
+        known = (left - sample, found.seed, 0.0) if one_seed else (found.prompt, found.seed, left - sample)
+        found = stats.Variances(*known, sample)
+    if one_seed:
+        found = stats.Variances(found.prompt, _guessed(slope, means, guesses, drawn).seed, found.rest, found.sample)
+    return found, "pilot, guess" if one_seed or (drawn and pilot.samples == 1) else "pilot"
 
 
-def _mean(cells: Mapping[str, Cells], role: str, guesses: Guesses) -> float:
+def _mean(cells: Mapping[str, Cells], role: str, design: Design, guesses: Guesses) -> float:
     import numpy as np
 
-    return float(np.nanmean(cells[role])) if role in cells else guesses.of(role)
+    return float(np.nanmean(cells[role])) if role in cells else design.rate(role, guesses)
 
 
-def _guessed(slope: Mapping[str, float], means: Mapping[str, float], guesses: Guesses, samples: int) -> Variances:
+def _guessed(slope: Mapping[str, float], means: Mapping[str, float], guesses: Guesses, drawn: bool) -> Variances:
     """Of independent arms, but for the prompts' effects, which pairs of arms share as far as `pairing` says."""
     from sftfilter.stats import Variances
 
@@ -218,74 +172,38 @@ def _guessed(slope: Mapping[str, float], means: Mapping[str, float], guesses: Gu
     apart = sum(slope[r] ** 2 * guesses.prompt_share * v for r, v in spread.items())
     shared = sum(slope[r] * (guesses.prompt_share * v) ** 0.5 for r, v in spread.items()) ** 2
     seed = {r: guesses.seed_sd**2 * 4 * v for r, v in spread.items()}
-    rest = {r: max((1 - guesses.prompt_share) * v - seed[r], 0.0) / samples for r, v in spread.items()}
+    left = sum(slope[r] ** 2 * max((1 - guesses.prompt_share) * v - seed[r], 0.0) for r, v in spread.items())
+    sample = guesses.sample_share * left if drawn else 0.0
     return Variances(
         (1 - guesses.pairing) * apart + guesses.pairing * shared,
         sum(slope[r] ** 2 * v for r, v in seed.items()),
-        sum(slope[r] ** 2 * v for r, v in rest.items()),
+        left - sample,
+        sample,
     )
 
 
-def pilot_cells(folder: Path) -> dict[str, Cells]:
-    """Role -> grades [prompt, seed] of a finished experiment's first answers; empty where the folder holds none.
-
-    Raises:
-        DataError: its results are damaged.
-    """
-    import numpy as np
-
-    from jobs.report import ROWS
-
-    try:
-        results = json.loads((folder / "results.json").read_text())
-        with gzip.open(folder / "report" / ROWS, "rt") as source:
-            rows = json.load(source)["heldout"]
-    except FileNotFoundError:
-        return {}
-    except (OSError, EOFError, ValueError, KeyError) as error:
-        raise DataError(f"{folder}: its results are damaged ({error}); run the experiment again") from error
-    if results.get("kind") != "experiment":
-        return {}
-    group = _primary(results["spec"])
-    if group is None:
-        return {}
-    rows = sorted((row for row in rows if row["group"] == group), key=lambda row: row["prompt_id"])
-    students = {arm["name"]: arm["students"] for arm in results["arms"]}
-    seeds = len(results["spec"]["seeds"])
-    found: dict[str, Cells] = {}
-    for role, arm in results["spec"]["roles"].items():
-        named = students.get(arm, [])
-        if rows and role != "base" and len(named) == seeds:
-            grades = [[_grade(row, student) for student in named] for row in rows]
-            found[role] = np.array(grades, dtype=float)
-    return {role: cells for role, cells in found.items() if not np.isnan(cells).all()}
-
-
-def _primary(spec: Mapping[str, Any]) -> str | None:
-    """The first trait's first group, unless another trait has one of that name, from which rows could not be told."""
-    first, *others = spec["traits"].values()
-    group = next(iter(first["groups"]))
-    return None if any(group in other["groups"] for other in others) else group
-
-
-def _grade(row: Mapping[str, Any], student: str) -> float:
-    grade = (row["answers"].get(student) or {}).get("grade")
-    return float("nan") if grade is None else grade
-
-
-def _assumptions(contrasts: Sequence[Contrast], pilot: Mapping[str, Cells], guesses: Guesses) -> list[str]:
+def _assumptions(
+    contrasts: Sequence[Contrast], pilot: Pilot, guesses: Guesses, drawn: bool, reckoned: int
+) -> list[str]:
     said = [
         "80 % power, two-sided at 5 %, Student's t over prompts crossed with seeds; effects are differences from 0",
         "each contrast by itself; several claims at once, or a sweep's points, need more",
+        f"needed: prompts and samples of each for {reckoned} seeds, seeds for the prompts; all else as in the title",
     ]
     if pilot:
-        count, of = next(iter(pilot.values())).shape
-        said.append(f"pilot: first answers to {count} prompts, {of} training seed{'s' * (of != 1)}")
+        count, of = next(iter(pilot.cells.values())).shape
+        many = f", {pilot.samples} samples of each" if pilot.samples > 1 else ""
+        said.append(f"pilot: answers to {count} prompts{many}, {of} training seed{'s' * (of != 1)}")
+    if any(contrast.source == "pilot, guess" for contrast in contrasts):
+        said.append("pilot*: from the pilot, but for what it could not tell, which is guessed")
     if any(contrast.source == "guess" for contrast in contrasts):
         rates = ", ".join(f"{role} {rate:g}" for role, rate in guesses.rates.items())
-        said.append(f"guessed rates: {rates}, others {guesses.rate:g}")
+        said.append(f"guessed rates: {rates}, others {guesses.rate:g}; shares of a subset in proportion")
         said.append(f"guessed: {guesses.prompt_share:.0%} of a grade's variance is the prompt's (prompt_share)")
         said.append(f"guessed: prompts' effects of two arms correlate by {guesses.pairing:g} (pairing)")
+    if drawn and (pilot.samples == 1 or any(contrast.source == "guess" for contrast in contrasts)):
+        share = f"{guesses.sample_share:.0%}"
+        said.append(f"guessed: {share} of what prompt and seed leave differs between samples (sample_share)")
     if any(contrast.source != "pilot" for contrast in contrasts):
         said.append(f"guessed: rates near 50 % vary by {100 * guesses.seed_sd:g} points between seeds (seed_sd)")
     return said

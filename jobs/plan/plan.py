@@ -7,13 +7,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.kinds.carriers import Carriers
-from jobs.kinds.experiment import Experiment
 from jobs.kinds.sweep import Sweep
-from jobs.plan.contrasts import Design, Guesses, Power, power_of_design
+from jobs.plan.contrasts import Power, power_of_design
 from jobs.plan.costing import Costed, costed, used_fields, used_names
 from jobs.plan.costs import Priced, priced
 from jobs.plan.counting import Counts, Reading
+from jobs.plan.designs import Design, Guesses
 from jobs.plan.items import Item, Sizes, totals
 from jobs.plan.reuse import made_before, still_to_make
 from jobs.plan.schedule import Estimate, estimate
@@ -141,8 +140,8 @@ def plan_spec(spec: JobSpec, root: Path, stated: Stated) -> Plan:
     known = any(line.seconds for line in cost.lines)
     counts = sorted({1, *stated.workers})
     estimates = estimate(cost.stages, counts) if known else []
-    design, power = _design(study), None
-    if design is not None and stated.power:
+    design, power = Design.of(study) if stated.power else None, None
+    if design is not None:
         power = power_of_design(design, sizes.heldout, run, stated.guesses, stated.effects)
     notes = [*sizes.notes, *prices.notes, *_notes(sizes, left, root, run, known)]
     if known and not sizes.at_once:
@@ -151,17 +150,6 @@ def plan_spec(spec: JobSpec, root: Path, stated: Stated) -> Plan:
     kind = spec.model_dump(include={"kind"})["kind"]
     sources = prices.assumptions(used_fields(sizes, left), used_names(left)) if known else []
     return Plan(spec.name, kind, spec.spec_hash, lines, prices, cost, estimates, power, notes, sources)
-
-
-def _design(study: JobSpec) -> Design | None:
-    """What a spec compares; None for the kinds whose contrasts are not laid down in it."""
-    match study:
-        case Experiment():
-            return Design.of_experiment(study)
-        case Carriers():
-            return Design.of_carriers(study)
-        case _:
-            return None
 
 
 def _made(what: str, of: str, items: Sequence[Item], left: Sequence[Item]) -> Made:

@@ -14,7 +14,8 @@ from jobs.score_tables import plain_table
 if TYPE_CHECKING:
     from jobs.plan.plan import Plan
 
-_WIDTH = 80
+_WIDTH, _NAME = 80, 28
+_PARTLY = {"pilot, guess": "pilot*"}
 _MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86400.0
 
 
@@ -100,13 +101,16 @@ def _power(plan: Plan) -> Table:
     power = plan.power
     assert power is not None
     seeds = f"{power.seeds} seed{'s' * (power.seeds != 1)}"
-    table = _table(f"What could be found: {power.trait}, {power.prompts} held-out prompts, {seeds}", "contrast")
-    _numbers(table, "least it\ndetects", "effect\nwanted", f"prompts, at\n{power.least_seeds} seeds")
-    _numbers(table, f"seeds, at\n{power.prompts} prompts")
+    samples = f"{power.samples} sample{'s' * (power.samples != 1)}"
+    table = _table(f"What could be found: {power.trait}, {power.prompts} held-out prompts, {samples}, {seeds}")
+    table.add_column("contrast", overflow="fold", max_width=_NAME)
+    _numbers(table, "least it\ndetects", "effect\nwanted", "needed:\nprompts", "\nsamples", "\nseeds")
     table.add_column("spread\nfrom", no_wrap=True)
     for one in power.contrasts:
-        needed = [f"{number:,}" if number else "none does" for number in (one.prompts, one.seeds)]
-        table.add_row(one.name, f"{one.detectable:.2f}", f"{one.effect:g}", *needed, one.source)
+        needed = [f"{number:,}" if number else "none" for number in (one.prompts, one.samples, one.seeds)]
+        table.add_row(
+            one.name, f"{one.detectable:.2f}", f"{one.effect:g}", *needed, _PARTLY.get(one.source, one.source)
+        )
     return table
 
 

@@ -11,9 +11,11 @@ from sftfilter.stats.power import (
     detectable_difference,
     detectable_effect,
     least_prompts,
+    least_samples,
     least_seeds,
     power_of,
     prompts_needed,
+    sample_variance,
     variances_of,
 )
 from sftfilter.stats.rates import Cells, Estimate, effective_size, mean, rate, wilson
@@ -33,6 +35,7 @@ __all__ = [
     "estimand_difference",
     "holm",
     "least_prompts",
+    "least_samples",
     "least_seeds",
     "linearised",
     "mean",
@@ -40,6 +43,7 @@ __all__ = [
     "power_of",
     "prompts_needed",
     "rate",
+    "sample_variance",
     "slopes",
     "variances_of",
     "wilson",

@@ -1,9 +1,10 @@
 """What could have been found, and how many prompts and training seeds it takes to find it.
 
 A study to come is described by its variance components: how much what a cell [prompt, seed] adds to an estimand varies
-between prompts, between training seeds, and beyond both (Searle, Casella and McCulloch 1992, chapter 4). Prompts crossed
-with seeds are the design of participants crossed with stimuli, whose power Westfall, Kenny and Judd (2014) work out: with
-few seeds more prompts help only down to the seeds' own variance. Power is that of Student's test on the mean, from the
+between prompts, between training seeds, beyond both, and between samples of one prompt (Searle, Casella and McCulloch
+1992, chapter 4). Prompts crossed with seeds are the design of participants crossed with stimuli, whose power Westfall,
+Kenny and Judd (2014) work out: with few seeds more prompts help only down to the seeds' own variance, and more samples
+only down to what is left when their own is gone. Power is that of Student's test on the mean, from the
 noncentral t distribution (Cohen 1988, chapter 2), with the degrees of freedom that `components` will give the interval.
 """
 
@@ -24,7 +25,7 @@ from sftfilter.stats.rates import Cells
 
 _SURE = 60.0
 """Standard errors from zero that are found whatever the degrees of freedom."""
-_MOST_PROMPTS, _MOST_SEEDS = 1_000_000, 1_000
+_MOST_PROMPTS, _MOST_SEEDS, _MOST_SAMPLES = 1_000_000, 1_000, 1_000
 
 
 def detectable_difference(cells_a: Cells, cells_b: Cells, power: float = 0.8, alpha: float = 0.05) -> float | None:
@@ -65,34 +66,63 @@ def _spread(difference: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Variances:
-    """Variance components of one cell: between prompts, between training seeds, and the rest."""
+    """Variance components of one sample of a cell [prompt, seed].
+
+    Attributes:
+        prompt: between prompts, the same with every seed.
+        seed: between training seeds, the same on every prompt.
+        rest: how single seeds take single prompts, the same in every sample.
+        sample: between samples of one prompt from one seed's student; only this is averaged out by more samples.
+    """
 
     prompt: float
     seed: float
     rest: float
+    sample: float = 0.0
 
-    def planned(self, prompts: int, seeds: int) -> Component:
+    def planned(self, prompts: int, seeds: int, samples: int = 1) -> Component:
         """Standard error and degrees of freedom of a mean over so many (two prompts at least), as `components` finds them.
 
         With one seed the interval covers prompts only, so the seeds' variance is left out here as it is there.
         """
+        rest = self.rest + self.sample / samples
         if seeds == 1:
-            return Component(math.sqrt((self.prompt + self.rest) / prompts), prompts - 1)
-        expected = np.array([seeds * self.prompt, prompts * self.seed, 0.0]) + self.rest
+            return Component(math.sqrt((self.prompt + rest) / prompts), prompts - 1)
+        expected = np.array([seeds * self.prompt, prompts * self.seed, 0.0]) + rest
         return combined(expected, prompts, seeds)
 
 
-def variances_of(values: Cells) -> Variances:
+def sample_variance(cells: Cells, samples: int) -> float:
+    """Variance between samples of one cell, from means [prompt, seed] of so many grades of 0 or 1, two at least.
+
+    The mean of m (1 - m) x samples / (samples - 1) over cells, which is unbiased. Of grades between 0 and 1 it is the most
+    that their variance can be (Bhatia and Davis 2000).
+    """
+    return float(np.nanmean(cells * (1 - cells))) * samples / (samples - 1)
+
+
+def variances_of(values: Cells, samples: int = 1, sample: float = 0.0) -> Variances:
     """Components of a pilot's cells [prompt, seed] by the analysis of variance (Cornfield and Tukey 1956), none below zero.
 
     With one seed what belongs to the prompt cannot be told from the rest; all of it counts as the prompt's, which more
     seeds do not average out. Of the seeds nothing is known then, and their component is zero.
+
+    Args:
+        samples: that each value is the mean of.
+        sample: variance between these, as far as it is known; it is taken off what the samples' mean leaves of it.
     """
     prompts, seeds = values.shape
     if seeds == 1:
-        return Variances(float(np.nanvar(values, ddof=1)), 0.0, 0.0)
+        return Variances(max(float(np.nanvar(values, ddof=1)) - sample / samples, 0.0), 0.0, 0.0, sample)
     of_prompts, of_seeds, rest = (float(square) for square in mean_squares(values))
-    return Variances(max(of_prompts - rest, 0.0) / seeds, max(of_seeds - rest, 0.0) / prompts, rest)
+    return Variances(
+        max(of_prompts - rest, 0.0) / seeds, max(of_seeds - rest, 0.0) / prompts, *_apart(rest, samples, sample)
+    )
+
+
+def _apart(rest: float, samples: int, sample: float) -> tuple[float, float]:
+    """The rest and the samples' variance, which together leave `rest` in the mean of so many samples."""
+    return max(rest - sample / samples, 0.0), min(sample, rest * samples)
 
 
 def power_of(effect: float, mean: Component, alpha: float = 0.05) -> float:
@@ -107,9 +137,11 @@ def power_of(effect: float, mean: Component, alpha: float = 0.05) -> float:
     return float(np.nan_to_num(right, nan=float(away > bound)) + np.nan_to_num(wrong))  # scipy gives up in far tails
 
 
-def detectable_effect(variances: Variances, prompts: int, seeds: int, power: float = 0.8, alpha: float = 0.05) -> float:
+def detectable_effect(
+    variances: Variances, prompts: int, seeds: int, samples: int = 1, *, power: float = 0.8, alpha: float = 0.05
+) -> float:
     """The smallest mean that is found with this power."""
-    mean = variances.planned(prompts, seeds)
+    mean = variances.planned(prompts, seeds, samples)
     if mean.standard_error == 0:
         return 0.0
     unit = Component(1.0, mean.freedom)
@@ -118,17 +150,24 @@ def detectable_effect(variances: Variances, prompts: int, seeds: int, power: flo
 
 
 def least_prompts(
-    variances: Variances, seeds: int, effect: float, power: float = 0.8, alpha: float = 0.05
+    variances: Variances, seeds: int, effect: float, samples: int = 1, *, power: float = 0.8, alpha: float = 0.05
 ) -> int | None:
     """The fewest prompts that find an effect with so many seeds; None where no number of them does."""
-    return _least(lambda n: power_of(effect, variances.planned(n, seeds), alpha) >= power, 2, _MOST_PROMPTS)
+    return _least(lambda n: power_of(effect, variances.planned(n, seeds, samples), alpha) >= power, 2, _MOST_PROMPTS)
 
 
 def least_seeds(
-    variances: Variances, prompts: int, effect: float, power: float = 0.8, alpha: float = 0.05
+    variances: Variances, prompts: int, effect: float, samples: int = 1, *, power: float = 0.8, alpha: float = 0.05
 ) -> int | None:
     """The fewest seeds, two at least, that find an effect with so many prompts; None where no number of them does."""
-    return _least(lambda n: power_of(effect, variances.planned(prompts, n), alpha) >= power, 2, _MOST_SEEDS)
+    return _least(lambda n: power_of(effect, variances.planned(prompts, n, samples), alpha) >= power, 2, _MOST_SEEDS)
+
+
+def least_samples(
+    variances: Variances, prompts: int, seeds: int, effect: float, *, power: float = 0.8, alpha: float = 0.05
+) -> int | None:
+    """The fewest samples of each prompt that find an effect with so many prompts and seeds; None where no number does."""
+    return _least(lambda n: power_of(effect, variances.planned(prompts, seeds, n), alpha) >= power, 1, _MOST_SAMPLES)
 
 
 def _least(reaches: Callable[[int], bool], low: int, high: int) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import subprocess
@@ -12,23 +11,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 from jobs.cli import app
+from jobs.grade_table import GRADES
 from jobs.kinds.experiment import Experiment
+from jobs.kinds.job import JobSpec
+from jobs.kinds.lattice import Lattice
+from jobs.lattice_cells import parts_of, role_places
 from jobs.plan.brief import brief
-from jobs.plan.contrasts import Design, Guesses, pilot_cells, power_of_design
+from jobs.plan.contrasts import power_of_design
 from jobs.plan.costs import Costs, priced
 from jobs.plan.counting import Counts, Reading
+from jobs.plan.designs import Design, Guesses
 from jobs.plan.items import Item, Sizes
+from jobs.plan.pilot import read_pilot
 from jobs.plan.plan import Plan, Stated, plan_spec
 from jobs.plan.reuse import still_to_make
 from jobs.plan.schedule import Piece, Stage, estimate
 from jobs.plan.show import duration
 from jobs.plan.sizes import sizes_of
-from jobs.report import ROWS
 from jobs.run_record import EVENTS
 from jobs.spec import load_experiment, load_spec
 from sftfilter.errors import DataError, SpecError
@@ -305,50 +310,53 @@ def test_students_one_by_one_are_told_from_those_side_by_side(tmp_path: Path) ->
     assert any("as the trials of a sweep" in note for note in plan.notes)
 
 
-def _pilot(folder: Path, spec: Experiment, rates: dict[str, float], seeds: int) -> Path:
-    """A finished experiment whose prompts and seeds do not matter: every grade is drawn for itself."""
+def _design(spec: JobSpec) -> Design:
+    design = Design.of(spec)
+    assert design is not None
+    return design
+
+
+def _pilot(folder: Path, spec: Experiment | Lattice, rates: dict[str, float], seeds: int, samples: int = 1) -> Path:
+    """A finished run whose prompts and seeds do not matter: every grade is drawn for itself."""
     rng = np.random.default_rng(5)
-    students = {arm: [f"{arm}-s{s}" for s in range(seeds)] for arm in spec.arms}
+    told = spec.model_dump(mode="json") | {"seeds": list(range(seeds))}
+    told["traits"]["date_confusion"] |= {"samples": samples, "temperature": float(samples > 1)}
+    if isinstance(spec, Lattice):
+        parts = parts_of(spec)
+        arms = [arm for part in parts for arm in part.spec.arms]
+        results = {"roles": {role: arm for role, (_, arm) in role_places(spec, parts).items()}}
+    else:
+        arms, results = list(spec.arms), {}
     rows = [
-        {
-            "prompt_id": f"p{n:03d}",
-            "group": group,
-            "answers": {
-                student: {"answer": "", "grade": float(rng.random() < rates.get(arm, 0.5))}
-                for arm, named in students.items()
-                for student in named
-            },
-        }
+        (arm, seed, "m", "date_confusion", group, f"p{n:03d}", rng.binomial(samples, rates.get(arm, 0.5)) / samples)
         for n in range(400)
         for group in ("trait", "control")
+        for arm in arms
+        for seed in range(seeds)
     ]
-    (folder / "report").mkdir(parents=True)
-    with gzip.open(folder / "report" / ROWS, "wt") as sink:
-        json.dump({"rows": [], "heldout": rows}, sink)
-    told = spec.model_dump(mode="json") | {"seeds": list(range(seeds))}
-    arms = [{"name": arm, "students": named} for arm, named in students.items()]
-    (folder / "results.json").write_text(json.dumps({"kind": "experiment", "spec": told, "arms": arms}))
+    names = ("arm", "seed", "model_hash", "trait", "group", "prompt_id", "grade")
+    folder.mkdir(parents=True)
+    pl.DataFrame(rows, schema=names, orient="row").write_parquet(folder / GRADES)
+    (folder / "results.json").write_text(json.dumps(results | {"kind": told["kind"], "spec": told}))
     return folder
 
 
 def test_power_follows_from_a_pilot_where_there_is_one(tmp_path: Path) -> None:
     spec = load_experiment(SPECS / "quickstart-full.yaml")
     pilot = _pilot(tmp_path / "pilot", spec, {"all-T": 0.8, "all-C": 0.0}, 3)
-    assert pilot_cells(pilot)["original"].shape == (400, 3)
-    power = power_of_design(Design.of_experiment(spec), {"date_confusion": {"trait": 60}}, pilot, Guesses(), ())
+    assert read_pilot(pilot).cells["original"].shape == (400, 3)
+    power = power_of_design(_design(spec), {"date_confusion": {"trait": 60}}, pilot, Guesses(), ())
     assert power and {one.source for one in power.contrasts} == {"pilot"}
     gap = next(one for one in power.contrasts if one.name == "gap")
     # 0.16 is the variance of a grade of 0.8, here of neither prompts nor seeds; the constant arm adds none.
     assert gap.detectable == pytest.approx(detectable_effect(Variances(0.0, 0.0, 0.16), 60, 3), rel=0.15)
-    assert pilot_cells(tmp_path) == {}
+    assert not read_pilot(tmp_path)
 
 
 def test_power_of_a_pilot_with_one_seed_guesses_the_seeds(tmp_path: Path) -> None:
     spec = load_experiment(SPECS / "quickstart.yaml")
     pilot = _pilot(tmp_path / "pilot", spec, {"all-T": 0.8, "all-C": 0.0}, 1)
-    power = power_of_design(
-        Design.of_experiment(spec), {"date_confusion": {"trait": 60}}, pilot, Guesses(), ["0.2", "R_drop=0.4"]
-    )
+    power = power_of_design(_design(spec), {"date_confusion": {"trait": 60}}, pilot, Guesses(), ["0.2", "R_drop=0.4"])
     assert power and {one.source for one in power.contrasts} == {"pilot, guess"}
     assert {one.effect for one in power.contrasts if one.name != "R_drop"} == {0.2}
     assert any("one seed" in line for line in power.assumptions)
@@ -358,9 +366,7 @@ def test_power_from_guesses_grows_with_what_is_asked_and_seeds_bound_it() -> Non
     spec = load_experiment(SPECS / "quickstart-full.yaml")
 
     def of(prompts: int, **guesses: Any) -> dict[str, Any]:
-        power = power_of_design(
-            Design.of_experiment(spec), {"date_confusion": {"trait": prompts}}, None, Guesses(**guesses), ()
-        )
+        power = power_of_design(_design(spec), {"date_confusion": {"trait": prompts}}, None, Guesses(**guesses), ())
         assert power and all(one.source == "guess" for one in power.contrasts)
         return {one.name: one for one in power.contrasts}
 
@@ -370,8 +376,61 @@ def test_power_from_guesses_grows_with_what_is_asked_and_seeds_bound_it() -> Non
     assert of(60, seed_sd=0.2)["R_drop"].prompts is None
     assert of(60, pairing=0.9)["gap"].detectable < of(60)["gap"].detectable
     with pytest.raises(SpecError, match="did you mean 'R_drop'"):
-        power_of_design(Design.of_experiment(spec), {"date_confusion": {"trait": 60}}, None, Guesses(), ["R_dro=0.1"])
-    assert power_of_design(Design.of_experiment(spec), {"date_confusion": {"trait": 1}}, None, Guesses(), ()) is None
+        power_of_design(_design(spec), {"date_confusion": {"trait": 60}}, None, Guesses(), ["R_dro=0.1"])
+    assert power_of_design(_design(spec), {"date_confusion": {"trait": 1}}, None, Guesses(), ()) is None
+
+
+def test_a_lattice_has_a_contrast_for_each_cell_and_each_changed_share(tmp_path: Path) -> None:
+    spec = load_spec(SPECS / "lattice-full.yaml")
+    assert isinstance(spec, Lattice)
+    heldout = {"date_confusion": {"trait": 60}}
+    power = power_of_design(_design(spec), heldout, None, Guesses(), ())
+    assert power
+    found = {one.name: one for one in power.contrasts}
+    assert [name for name in found if name.startswith("original")] == [
+        "original - small.mixed.C",
+        "original - small.neutral.T",
+        "original - small.neutral.C",
+    ]
+    changed = [f"random - {mode}-{share}" for mode in ("drop", "swap", "converse_swap") for share in (50, 100)]
+    assert [name for name in found if name.startswith("random")] == changed
+    assert {"R_swap", "R_random_drop", "R_transfer"} <= found.keys()
+    assert "R_drop" not in found  # needs the alternate's rows with the subset dropped, which are no arm here
+    # Half of the way from 0.7 to 0.1 against half of it from 0.7 to 0.6: the variances of 0.4 and 0.65.
+    half = Variances(*(share * (0.24 + 0.2275) for share in (0.5, 0.01, 0.49)))
+    assert found["random - swap-50"].detectable == pytest.approx(detectable_effect(half, 60, 3))
+    pilot = _pilot(tmp_path / "pilot", spec, {"small.mixed.T": 0.8, "small.mixed.C": 0.0, "swap-50": 0.1}, 3)
+    power = power_of_design(_design(spec), heldout, pilot, Guesses(), ["original - small.neutral.T=0.1"])
+    assert power and {one.source for one in power.contrasts} == {"pilot"}
+    found = {one.name: one for one in power.contrasts}
+    expected = detectable_effect(Variances(0.0, 0.0, 0.09 + 0.25), 60, 3)
+    assert found["random - swap-50"].detectable == pytest.approx(expected, rel=0.15)
+    assert found["original - small.neutral.T"].effect == 0.1
+
+
+def test_samples_help_where_they_are_drawn_and_only_down_to_the_rest(tmp_path: Path) -> None:
+    def of(*overrides: str, pilot: Path | None = None, **guesses: Any) -> dict[str, Any]:
+        spec = load_experiment(SPECS / "quickstart-full.yaml", [f"traits.date_confusion.{one}" for one in overrides])
+        heldout = {"date_confusion": {"trait": 60}}
+        power = power_of_design(_design(spec), heldout, pilot, Guesses(**guesses), ["0.22"])
+        assert power
+        return {one.name: one for one in power.contrasts}
+
+    cold, warm, four = of("samples=4"), of("temperature=1"), of("temperature=1", "samples=4")
+    assert cold["gap"] == of()["gap"] and cold["R_drop_row"].samples is None
+    assert warm["gap"].detectable == pytest.approx(cold["gap"].detectable)  # the same variance, split otherwise
+    assert four["gap"].detectable < warm["gap"].detectable
+    free = {"sample_share": 0.9, "prompt_share": 0.3, "seed_sd": 0.02}
+    least = of("temperature=1", **free)["R_filter"].samples
+    assert least > 1 and of("temperature=1", f"samples={least}", **free)["R_filter"].detectable <= 0.22
+    assert of("temperature=1", f"samples={least - 1}", **free)["R_filter"].detectable > 0.22
+    assert of("temperature=1", **free | {"sample_share": 0})["R_filter"].samples is None
+    # A pilot with samples tells them apart: here nothing but they differ, so they can stand in for prompts.
+    spec = load_experiment(SPECS / "quickstart-full.yaml")
+    pilot = _pilot(tmp_path / "pilot", spec, {"all-T": 0.8, "all-C": 0.0}, 3, samples=8)
+    found = of("temperature=1", pilot=pilot)["gap"]
+    assert found.source == "pilot"
+    assert found.detectable == pytest.approx(detectable_effect(Variances(0, 0, 0, 0.16), 60, 3), rel=0.15)
 
 
 def test_the_command_prints_tables_within_80_columns_and_json(tmp_path: Path) -> None:

@@ -15,8 +15,10 @@ from sftfilter.stats import (
     components,
     detectable_effect,
     least_prompts,
+    least_samples,
     least_seeds,
     power_of,
+    sample_variance,
     variances_of,
 )
 
@@ -45,6 +47,56 @@ def test_simulated_studies_find_the_detectable_effect_as_often_as_said(
     rng = np.random.default_rng(7)
     found = np.mean([_found(_study(rng, of, prompts, seeds, effect)) for _ in range(800)])
     assert found == pytest.approx(0.8, abs=tolerance)
+
+
+SAMPLED = Variances(prompt=0.06, seed=0.001, rest=0.01, sample=0.3)
+
+
+def _sampled(
+    rng: np.random.Generator, of: Variances, prompts: int, seeds: int, samples: int, effect: float
+) -> np.ndarray:
+    """Cell means of a study whose samples are drawn one by one."""
+    cells = _study(rng, of, prompts, seeds, effect)
+    return (cells[..., None] + rng.normal(0, math.sqrt(of.sample), (prompts, seeds, samples))).mean(axis=-1)
+
+
+@pytest.mark.parametrize(("prompts", "seeds", "samples"), [(40, 4, 1), (40, 4, 6), (30, 8, 3)])
+def test_simulated_studies_with_samples_find_the_detectable_effect_as_often_as_said(
+    prompts: int, seeds: int, samples: int
+) -> None:
+    effect = detectable_effect(SAMPLED, prompts, seeds, samples)
+    rng = np.random.default_rng(11)
+    found = np.mean([_found(_sampled(rng, SAMPLED, prompts, seeds, samples, effect)) for _ in range(800)])
+    assert found == pytest.approx(0.8, abs=0.06)
+
+
+def test_the_least_samples_are_enough_and_one_fewer_is_not() -> None:
+    effect = 0.14
+    least = least_samples(SAMPLED, 40, 4, effect)
+    assert least is not None and least > 2
+    rng = np.random.default_rng(13)
+    found = {
+        n: np.mean([_found(_sampled(rng, SAMPLED, 40, 4, n, effect)) for _ in range(800)])
+        for n in (1, least, 4 * least)
+    }
+    assert found[1] < 0.7 and found[least] == pytest.approx(0.8, abs=0.06) and found[4 * least] > found[least]
+    assert power_of(effect, SAMPLED.planned(40, 4, least)) >= 0.8 > power_of(effect, SAMPLED.planned(40, 4, least - 1))
+    assert least_samples(SAMPLED, 40, 4, 0.1) is None  # what is left when samples are averaged out is too much
+    assert least_samples(VARIANCES, 60, 4, 1.0) == 1
+
+
+def test_components_of_binary_samples_are_found_from_their_cells_means() -> None:
+    rng = np.random.default_rng(17)
+    prompts, seeds, samples = 80, 6, 4
+    drawn = []
+    for _ in range(300):
+        chance = 0.5 + rng.uniform(-0.3, 0.3, (prompts, 1)) + rng.uniform(-0.1, 0.1, (prompts, seeds))
+        cells = rng.binomial(samples, chance) / samples
+        drawn.append(variances_of(cells, samples, sample_variance(cells, samples)))
+    of_prompt, of_rest = 0.6**2 / 12, 0.2**2 / 12
+    assert np.mean([one.prompt for one in drawn]) == pytest.approx(of_prompt, rel=0.1)
+    assert np.mean([one.rest for one in drawn]) == pytest.approx(of_rest, rel=0.3)
+    assert np.mean([one.sample for one in drawn]) == pytest.approx(0.25 - of_prompt - of_rest, rel=0.05)
 
 
 def test_components_of_a_pilot_are_those_it_was_drawn_with() -> None:
