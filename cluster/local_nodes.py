@@ -52,11 +52,16 @@ class LocalNodes:
     nodes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def add_node(self, cpus: int, gpus: int = 0) -> subprocess.Popen[bytes]:
-        """Start one more worker node; GPUs are logical."""
+        """Start one more worker node and wait until it has joined; GPUs are logical.
+
+        Raises:
+            MachineError: it did not join.
+        """
         command = ["--address", self.address, f"--num-cpus={cpus}", f"--num-gpus={gpus}", *_agent_ports()]
-        process = _ray_start(command, self.env, self.temp / f"node-{len(self.nodes)}.log")
-        self.nodes.append(process)
-        return process
+        log = self.temp / f"node-{len(self.nodes)}.log"
+        self.nodes.append(_ray_start(command, self.env, log))
+        _joined(self.nodes[-1], log)
+        return self.nodes[-1]
 
 
 @contextlib.contextmanager
@@ -71,7 +76,7 @@ def local_nodes(
         growth: nodes that come and go besides, each as large as the others; the head then has no GPU.
 
     Raises:
-        MachineError: the head did not come up.
+        MachineError: a node did not come up.
     """
     temp = Path(tempfile.mkdtemp(prefix="n-", dir="/tmp"))  # Unix socket paths are limited to 107 bytes
     port, dashboard, client = free_ports(3)
@@ -128,7 +133,26 @@ def _ray_start(arguments: list[str], env: dict[str, str], log: Path) -> subproce
         return subprocess.Popen(command, env=env, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True)  # noqa: S603
 
 
+def _joined(node: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until a node is part of its cluster. Of two that start at once on one machine, each takes the socket's name
+    that it finds free, and one of them ends."""
+    deadline = time.monotonic() + _START_S
+    while time.monotonic() < deadline and node.poll() is None:
+        if b"Ray runtime started" in log.read_bytes():
+            return
+        time.sleep(0.1)
+    how = f"ended with {node.returncode}" if node.returncode is not None else f"did not come up within {_START_S:.0f} s"
+    raise MachineError(f"{log.stem} {how}; its log ends:\n{_tail(log)}")
+
+
+def _tail(log: Path) -> str:
+    return log.read_text(errors="replace")[-2000:]
+
+
 def _wait(cluster: LocalNodes) -> None:
+    """Wait for the head and its job server."""
+    log = cluster.temp / "head.log"
+    _joined(cluster.nodes[0], log)
     request = urllib.request.Request(  # noqa: S310 (our own loopback address)
         f"{cluster.dashboard}/api/jobs/", headers={"Authorization": f"Bearer {cluster.env['RAY_AUTH_TOKEN']}"}
     )
@@ -139,8 +163,7 @@ def _wait(cluster: LocalNodes) -> None:
         with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(request, timeout=5):  # noqa: S310
             return
         time.sleep(0.3)
-    log = (cluster.temp / "head.log").read_text(errors="replace")[-2000:]
-    raise MachineError(f"the head did not come up within {_START_S:.0f} s; its log ends:\n{log}")
+    raise MachineError(f"the job server did not come up within {_START_S:.0f} s; the head's log ends:\n{_tail(log)}")
 
 
 def _end(nodes: list[subprocess.Popen[bytes]]) -> None:
