@@ -14,7 +14,6 @@ from sftfilter.errors import MachineError
 from tests.chaos.fault_table import FaultRow
 from tests.chaos.study import Run, Study, named, twice
 
-pytestmark = pytest.mark.chaos
 FAULT = "SIGKILL of the driver, rerun at once"
 
 
@@ -35,9 +34,10 @@ def _second(study: Study, first: Run) -> FaultRow:
     took = time.monotonic() - began
     assert f"process {first.process.pid} on" in second.said() and "sftfilter stop struck" in second.said()
     assert {event["pid"] for event in study.events() if event["event"] == "run"} == {first.process.pid}
-    return FaultRow("two runs of one spec at once", "rollouts", f"nothing; the second was refused after {took:.0f} s")
+    return FaultRow("two runs of one spec at once", "rollouts", "nothing", note="the second was refused", ended_s=took)
 
 
+@pytest.mark.chaos(fault=FAULT, during="rollouts, scores, training, evaluation")
 def test_a_driver_in_every_stage(studies: Callable[..., Study], judged: Callable[..., None]) -> None:
     """And a second run while the first one works, which has to stay out."""
     study = studies()

@@ -16,7 +16,8 @@ from cluster.local_nodes import LocalNodes, local_nodes
 from tests.chaos.fault_table import FaultRow
 from tests.chaos.study import Run, Study, named, twice
 
-pytestmark = pytest.mark.chaos
+RAYLET, HEAD = "SIGKILL of a raylet, other nodes left", "SIGKILL of the head, new cluster, rerun"
+CALLS = "5 % of Ray's calls fail"
 
 
 @contextmanager
@@ -47,9 +48,10 @@ def _kill_raylet(node: subprocess.Popen[bytes]) -> float:
     return time.monotonic()
 
 
+@pytest.mark.chaos(fault=RAYLET, during="scores, training, evaluation")
 def test_a_raylet_of_every_stage(studies: Callable[..., Study], judged: Callable[..., None]) -> None:
     """Two nodes work, the head does not; for every one that is struck another joins later."""
-    study, rows, fault = studies(), [], "SIGKILL of a raylet, other nodes left"
+    study, rows = studies(), []
     with _cluster(study, 3) as (cluster, env):
         run = study.start(cluster=env)
         run.until(lambda: study.scored.exists() and study.scored.read_text().splitlines()[2:])
@@ -65,7 +67,7 @@ def test_a_raylet_of_every_stage(studies: Callable[..., Study], judged: Callable
         at = run.until(study.resumed)
         run.until(lambda: study.trained_past(reached))
         lost = f"{reached[1] - at[-1]} steps of {study.steps}"
-        rows.append(FaultRow(fault, "training", lost, time.monotonic() - struck))
+        rows.append(FaultRow(RAYLET, "training", lost, time.monotonic() - struck))
         cluster.add_node(2)
 
         run.until(lambda: study.made("answers"))
@@ -73,10 +75,10 @@ def test_a_raylet_of_every_stage(studies: Callable[..., Study], judged: Callable
         struck = _kill_raylet(_hosting(cluster, "ServeReplica", "Students")[0])
         run.until(lambda: study.made("answers", "loss") > made + 1)
         lost = "the answers under way, asked again"
-        rows.append(FaultRow(fault, "evaluation", lost, time.monotonic() - struck))
+        rows.append(FaultRow(RAYLET, "evaluation", lost, time.monotonic() - struck))
         run.finish()
     lost = f"{twice(study.scored_rows())} of {study.scorable} rows scored again"
-    judged(study, FaultRow(fault, "scores", lost, scoring), *rows)
+    judged(study, FaultRow(RAYLET, "scores", lost, scoring), *rows)
 
 
 def _kill_head(cluster: LocalNodes, run: Run) -> tuple[float, float]:
@@ -89,9 +91,10 @@ def _kill_head(cluster: LocalNodes, run: Run) -> tuple[float, float]:
     return struck, time.monotonic() - struck
 
 
+@pytest.mark.chaos(fault=HEAD, during="training, evaluation")
 def test_the_head(studies: Callable[..., Study], judged: Callable[..., None]) -> None:
     """In mid-training and in mid-evaluation; the driver ends, and the same run in a new cluster goes on."""
-    study, rows, fault = studies("training"), [], "SIGKILL of the head, new cluster, rerun"
+    study, rows = studies("training"), []
     with _cluster(study, 1) as (cluster, env):
         run = study.start(cluster=env)
         run.until(study.checkpoint)
@@ -103,7 +106,7 @@ def test_the_head(studies: Callable[..., Study], judged: Callable[..., None]) ->
         run.until(lambda: study.trained_past(reached))
         lost = f"{reached[1] - at[-1]} steps of {study.steps}"
         took = time.monotonic() - struck
-        rows.append(FaultRow(fault, "training", lost, took, note=f"the driver ended {ended:.0f} s after the head"))
+        rows.append(FaultRow(HEAD, "training", lost, took, ended_s=ended))
         run.until(lambda: study.made("answers"))
         made = study.made("answers", "loss")
         struck, ended = _kill_head(cluster, run)
@@ -113,10 +116,11 @@ def test_the_head(studies: Callable[..., Study], judged: Callable[..., None]) ->
         took = time.monotonic() - struck
         run.finish()
     lost = "answers of the model that was asked, 18 at most"
-    rows.append(FaultRow(fault, "evaluation", lost, took, note=f"the driver ended {ended:.0f} s after the head"))
+    rows.append(FaultRow(HEAD, "evaluation", lost, took, ended_s=ended))
     judged(study, *rows)
 
 
+@pytest.mark.chaos(fault=CALLS, during="all")
 def test_rpc_failures(studies: Callable[..., Study], judged: Callable[..., None], reference: Study) -> None:
     """Ray's own hook drops requests and replies of every kind between its processes, by chance."""
     hook = '{"*": {"num_failures": -1, "req_failure_prob": 2, "resp_failure_prob": 2, "in_flight_failure_prob": 1}}'
@@ -125,5 +129,5 @@ def test_rpc_failures(studies: Callable[..., Study], judged: Callable[..., None]
     run = study.start()
     run.finish()
     took, usual = time.monotonic() - began, float((reference.folder / "seconds").read_text())
-    lost = f"nothing; {took:.0f} s in all, {usual:.0f} s undisturbed"
-    judged(study, FaultRow("5 % of Ray's calls fail", "all", lost, note="`RAY_testing_rpc_failure`"))
+    note = "`RAY_testing_rpc_failure`"
+    judged(study, FaultRow(CALLS, "all", "nothing", note=note, whole_s=took, undisturbed_s=usual))

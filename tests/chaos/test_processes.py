@@ -12,14 +12,13 @@ import pytest
 from tests.chaos.fault_table import FaultRow
 from tests.chaos.study import Study, named, twice
 
-pytestmark = pytest.mark.chaos
-
 
 def _kill(pid: int) -> float:
     os.kill(pid, signal.SIGKILL)
     return time.monotonic()
 
 
+@pytest.mark.chaos(fault="SIGKILL of a process", during="rollouts, scores, training, evaluation")
 def test_a_process_of_every_stage(studies: Callable[..., Study], judged: Callable[..., None]) -> None:
     study = studies()
     run = study.start()

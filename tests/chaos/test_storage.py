@@ -16,19 +16,21 @@ from typing import Any
 import pytest
 
 from sftfilter.errors import MachineError
-from tests.chaos.fault_table import FaultRow, keep
+from tests.chaos.fault_table import FaultRow
 from tests.chaos.fetch import BINDING, CLOCK, FUSE, TOOLS
 from tests.chaos.study import Run, Study
 from tests.conftest import REPOSITORY
 
-pytestmark = pytest.mark.chaos
+FULL, FAILS = "disk full, then room made, rerun", "writes fail (EIO), then work, rerun"
+CLOSED, SLOW = "disk closed (EROFS), opened, rerun", "storage 20 ms slower at every write"
+JUMPS = "clock jumps by +1 h, -2 h, +1 h"
+NAMED = "it named the disk"
 
 
-def _tool(name: str, fault: str, stage: str) -> Path:
-    """A fetched file; without it the row says so."""
+def _tool(name: str) -> Path:
+    """A fetched file."""
     if not (TOOLS / name).exists():
-        keep(FaultRow(fault, stage, "-", note=f"needs {Path(name).name}, which could not be fetched here"))
-        pytest.skip(f"no {name} in {TOOLS}: python -m tests.chaos.fetch")
+        pytest.skip(f"needs {Path(name).name}, which `python -m tests.chaos.fetch` could not fetch here")
     return TOOLS / name
 
 
@@ -49,6 +51,7 @@ def _remount(folder: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", folder], check=True)
 
 
+@pytest.mark.chaos(fault=FULL, during="training")
 def test_a_full_disk(studies: Callable[..., Study], judged: Callable[..., None], tmp_path: Path) -> None:
     """It fills up while students are trained; somebody makes room, and the same command goes on."""
     with _mounted(tmp_path / "disk", "size=2g") as disk:
@@ -63,7 +66,7 @@ def test_a_full_disk(studies: Callable[..., Study], judged: Callable[..., None],
         run, recovered = _goes_on(study)
         lost = _steps(study)
         run.finish()
-        judged(study, FaultRow("disk full, then room made, rerun", "training", lost, recovered, note=_ended(ended)))
+        judged(study, FaultRow(FULL, "training", lost, recovered, note=NAMED, ended_s=ended))
 
 
 def _ends(run: Run, told: str) -> float:
@@ -88,14 +91,10 @@ def _steps(study: Study) -> str:
     return f"went on from step {at[0]}" if at else "one arm from its beginning"
 
 
-def _ended(seconds: float) -> str:
-    return f"the run ended after {seconds:.0f} s and named the disk"
-
-
 @contextmanager
-def _faulty(folder: Path, fault: str, stage: str) -> Iterator[tuple[Path, Callable[..., None]]]:
+def _faulty(folder: Path) -> Iterator[tuple[Path, Callable[..., None]]]:
     """A file system in user space that can be told to fail or to be slow."""
-    library, binding = _tool(FUSE, fault, stage), _tool(BINDING, fault, stage)
+    library, binding = _tool(FUSE), _tool(BINDING)
     behind, disk, control = folder / "behind", folder / "disk", folder / "control.json"
     behind.mkdir()
     disk.mkdir()
@@ -122,11 +121,11 @@ def _faulty(folder: Path, fault: str, stage: str) -> Iterator[tuple[Path, Callab
         server.wait(20)
 
 
+@pytest.mark.chaos(fault=f"{SLOW}; {FAILS}; {CLOSED}", during="training, evaluation")
 def test_a_slow_disk_that_fails(studies: Callable[..., Study], judged: Callable[..., None], tmp_path: Path) -> None:
     """Every write, rename and flush waits 20 ms. In mid-training they fail with EIO, while students are asked with
     EROFS, as on a disk that the kernel has closed; each time it is mended, and the same command goes on."""
-    slow, failing = "storage 20 ms slower at every write", "writes fail (EIO), then work, rerun"
-    with _faulty(tmp_path, failing, "training") as (disk, tell):
+    with _faulty(tmp_path) as (disk, tell):
         study = studies("training", root=disk / "runs")
         tell(delay_s=0.02)
         run = study.start()
@@ -135,7 +134,7 @@ def test_a_slow_disk_that_fails(studies: Callable[..., Study], judged: Callable[
         ended = _ends(run, "Input/output error")
         tell(delay_s=0.02)
         run, recovered = _goes_on(study)
-        rows = [FaultRow(failing, "training", _steps(study), recovered, note=_ended(ended))]
+        rows = [FaultRow(FAILS, "training", _steps(study), recovered, note=NAMED, ended_s=ended)]
 
         run.until(lambda: study.made("answers"))
         tell(errno=errno.EROFS)
@@ -147,16 +146,16 @@ def test_a_slow_disk_that_fails(studies: Callable[..., Study], judged: Callable[
         recovered = time.monotonic() - began
         run.finish()
         lost = "answers of the model that was asked, 18 at most"
-        rows.append(FaultRow("disk closed (EROFS), opened, rerun", "evaluation", lost, recovered, note=_ended(ended)))
-        judged(study, *rows, FaultRow(slow, "training, evaluation", "nothing"))
+        rows.append(FaultRow(CLOSED, "evaluation", lost, recovered, note=NAMED, ended_s=ended))
+        judged(study, *rows, FaultRow(SLOW, "training, evaluation", "nothing"))
 
 
+@pytest.mark.chaos(fault=JUMPS, during="scores, training, evaluation")
 def test_a_clock_that_jumps(
     studies: Callable[..., Study], judged: Callable[..., None], reference: Study, tmp_path: Path
 ) -> None:
     """An hour forth while scoring, two hours back while training, an hour forth while asking."""
-    fault = "clock jumps by +1 h, -2 h, +1 h"
-    library, clock = _tool(CLOCK, fault, "scores, training, evaluation"), tmp_path / "clock"
+    library, clock = _tool(CLOCK), tmp_path / "clock"
 
     def jump(seconds: int) -> None:
         partial = clock.with_suffix(".partial")
@@ -183,5 +182,6 @@ def test_a_clock_that_jumps(
     jump(0)
     run.finish()
     took, usual = time.monotonic() - began, float((reference.folder / "seconds").read_text())
-    lost = f"nothing; {took:.0f} s without the rollouts, {usual:.0f} s with them undisturbed"
-    judged(study, FaultRow(fault, "scores, training, evaluation", lost, note="libfaketime"))
+    note = "libfaketime; without the rollouts, which the undisturbed run made"
+    row = FaultRow(JUMPS, "scores, training, evaluation", "nothing", note=note, whole_s=took, undisturbed_s=usual)
+    judged(study, row)
