@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sftfilter.errors import MachineError
 from sftfilter.repeating import repeating
 
 _LOOK_S, _TELL_S = 5.0, 30.0
@@ -57,7 +58,8 @@ def watch_cost(tell: Callable[..., None], price: float | None) -> Iterator[None]
             look()
         if time.monotonic() - told >= _TELL_S:
             told = time.monotonic()
-            tell("cost", **hours.told(price))
+            with contextlib.suppress(MachineError):  # a disk that takes nothing: the stages say so
+                tell("cost", **hours.told(price))
 
     try:
         with repeating(_LOOK_S, watch):

@@ -153,8 +153,7 @@ class Study:
 
     def events(self) -> list[dict[str, Any]]:
         """Of the record."""
-        record = self.work / EVENTS
-        return parse_events(record.read_text().splitlines()) if record.exists() else []
+        return parse_events(_lines(self.work / EVENTS))
 
     def stage(self) -> str:
         """That the last run is in."""
@@ -163,13 +162,11 @@ class Study:
 
     def scored_rows(self) -> list[str]:
         """Ids in the order in which they were scored, those scored twice twice."""
-        lines = self.scored.read_text().splitlines() if self.scored.exists() else []
-        return [i for line in lines for i in line.split()[1:]]
+        return [i for line in _lines(self.scored) for i in line.split()[1:]]
 
     def training(self) -> list[dict[str, Any]]:
         """Progress events of training."""
-        progress = self.work / "training" / "progress.jsonl"
-        lines = progress.read_text().splitlines() if progress.exists() else []
+        lines = _lines(self.work / "training" / "progress.jsonl")
         return [json.loads(line) for line in lines if line.endswith("}")]
 
     def trained(self) -> tuple[str, int]:
@@ -259,6 +256,14 @@ class Run:
             if process.is_running():
                 process.kill()
         psutil.wait_procs(list(self.seen.values()), timeout=20)
+
+
+def _lines(path: Path) -> list[str]:
+    """Of a file that a run may begin, or begin anew, at any time."""
+    try:
+        return path.read_text().splitlines()
+    except FileNotFoundError:
+        return []
 
 
 def named(processes: Sequence[psutil.Process], *words: str) -> list[psutil.Process]:
