@@ -17,7 +17,7 @@ from sftfilter.chat_format import ChatFormat
 from sftfilter.deepspeed_config import deepspeed_config
 from sftfilter.llama_loss import is_known
 from sftfilter.lower_states import LowerStates
-from sftfilter.packed import Row, packed_loss_sum, tree_loss_sum
+from sftfilter.packed import Row, keeps_rows_apart, packed_loss_sum, tree_loss_sum
 from sftfilter.training_plan import split_step
 from sftfilter.training_settings import Execution, Lora, TrainingSettings
 from sftfilter.warm_base import WarmBase, first_trained, with_adapters
@@ -65,6 +65,7 @@ class Student:
             lr_scheduler=_schedule(settings, steps),
             dist_init_required=False,
         )
+        self.packs = self._packs()
 
     def _way(self, model: Any, settings: TrainingSettings, states_at: Path | None) -> Callable[..., torch.Tensor]:
         """How a micro-batch's loss is computed: the quick way where the model allows it."""
@@ -76,6 +77,15 @@ class Student:
         share = int(self.execution.states_gib * 2**30) // dist.get_world_size()
         return LowerStates(model, first, states_at, share).loss_sum
 
+    def _packs(self) -> bool:
+        """Whether rows may share a forward pass; the same on every worker."""
+        if self.loss_sum is not packed_loss_sum:
+            return True
+        vocabulary = self.model.config.get_text_config().vocab_size
+        apart = torch.tensor(int(keeps_rows_apart(self.engine, vocabulary, self.device)), device=self.device)
+        dist.all_reduce(apart, op=dist.ReduceOp.MIN)
+        return bool(apart)
+
     def step(self, rows: list[Row]) -> tuple[float, int]:
         """One optimizer step on a whole batch, of which this worker computes its share.
 
@@ -84,7 +94,8 @@ class Student:
         """
         world, rank = dist.get_world_size(), dist.get_rank()
         lengths = [len(row) for row in rows]
-        micro_batches = split_step(lengths, world, self.execution.micro_batch_tokens)[rank]
+        most = self.execution.micro_batch_tokens if self.packs else 1  # one token: no two rows fit
+        micro_batches = split_step(lengths, world, most)[rank]
         supervised = sum(len(row.supervised) for row in rows)
         total = torch.zeros((), dtype=torch.float64)
         self.bad_rows = []

@@ -166,6 +166,8 @@ def _train_arm(
         places = work / "progress.jsonl", work.parent / "tensorboard"
         flops = step_flops(student.model)
         log = StepLog(*places, execution.tracking, arm.name, len(arm.plan), facts, flops, rate)
+        if not student.packs:
+            log.note("rows are computed one at a time: in this model's layers, packed rows would see each other")
     wanted = arm.settings.exports
     exports = StepExports(wanted, work / EXPORTS, arm.key, chat, arm.settings.precision) if wanted else None
     try:

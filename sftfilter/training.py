@@ -39,7 +39,7 @@ WORK = "training"
 """Folder of a run for Ray Train's bookkeeping, progress and whatever lies between driver and workers."""
 EXPORTS = "exports"
 STATES = "states"
-VERSION = 3
+VERSION = 4
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ workers. Arms that share prompts share their order: every arm orders its rows by
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -93,7 +94,8 @@ def split_step(lengths: Sequence[int], workers: int, max_tokens: int) -> list[li
         may be empty.
     """
     longest_first = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    rounds = 1
+    # No fewer can do, and with many rows each more costs time: a row fills one micro-batch at most.
+    rounds = max(1, math.ceil(sum(min(length, max_tokens) for length in lengths) / (workers * max_tokens)))
     while True:
         bins: list[list[int]] = [[] for _ in range(workers * rounds)]
         loads = [0] * len(bins)
