@@ -4,13 +4,16 @@ The autoscaler (version 2) is the one of real clusters. Only its provider is mad
 raylet here where a cloud's provider would start a machine. So what is seen here of scaling holds elsewhere, except for how long
 a machine takes to boot.
 
-Ray's autoscaler tells nobody how far it may grow, yet whoever would refuse what can never run has to know. So
-`python -m cluster.autoscaling GCS CONFIG` writes the limits of a configuration where Ray itself looks for them.
+Ray's autoscaler tells nobody how far it may grow, yet whoever would refuse what can never run has to know, and so has a
+sweep that wants as many students at a time as there is room for. So `python -m cluster.autoscaling GCS CONFIG` writes the
+limits of a configuration where Ray itself looks for them. On clusters of our manifests the driver does so, by what the
+head's environment says.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +23,8 @@ from typing import Any
 HEAD_ID = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"
 """The id that Ray's fake provider knows the head by, in hexadecimal."""
 WORKER_TYPE = "worker"
+LIMITS = "SFTFILTER_NODE_LIMITS"
+"""Variable of the head: JSON, as `limits` makes it."""
 _UNUSED = ("cluster_synced_files", "setup_commands", "head_setup_commands", "worker_setup_commands")
 """Keys of Ray's old cluster launcher that have to be there, although no command is ever run here."""
 _PROVIDER = "cluster.fake_machines.FakeMachines"
@@ -115,6 +120,18 @@ def state_limits(gcs: str, config: Mapping[str, Any]) -> None:
     ray_: Any = _raylet
     key, namespace = ray_.GCS_AUTOSCALER_CLUSTER_CONFIG_KEY, ray_.GCS_AUTOSCALER_STATE_NAMESPACE
     ray_.GcsClient(address=gcs).internal_kv_put(key.encode(), limits.SerializeToString(), True, namespace.encode())
+
+
+def limits(groups: Mapping[str, tuple[int, Mapping[str, float]]]) -> str:
+    """What the variable LIMITS says of node types: name -> (nodes at the most, resources of each)."""
+    kinds = {name: {"max_workers": most, "resources": dict(each)} for name, (most, each) in groups.items()}
+    return json.dumps({"available_node_types": kinds})
+
+
+def state_limits_of_environment(gcs: str) -> None:
+    """State the limits that the environment tells of, if it tells of any."""
+    if text := os.environ.get(LIMITS):
+        state_limits(gcs, json.loads(text))
 
 
 def main(gcs: str, file: str) -> None:

@@ -25,6 +25,8 @@ class Machines:
         image: container image, built from cluster/Dockerfile.
         shared: folder that all nodes mount; results and checkpoints lie below it.
         nfs: what is mounted there, `HOST:/EXPORT` (cloud machines; Kubernetes has its claim, Slurm its own file system).
+        max_nodes: worker nodes for students that can be trained side by side. A stage that needs more gets more.
+        egress_ports: TCP ports to which pods may connect besides those that every run needs.
     """
 
     cpus: int = 8
@@ -35,6 +37,8 @@ class Machines:
     shared: str = "/shared"
     storage_gib: int = 500
     nfs: str = "NFS_HOST:/EXPORT"
+    max_nodes: int = 4
+    egress_ports: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,9 @@ class Workload:
 
     Attributes:
         files: path below SPEC_FOLDER -> text; `spec.yaml` among them.
-        cpus, gpus: the most that any stage uses at a time.
+        cpus, gpus: the most that any stage needs at a time.
+        results: folder on the nodes, below which the run has one of its own name.
+        most_cpus, most_gpus: with which all students that may be trained side by side would be; 0 where there are none.
         keys: environment variables that hold secrets.
         expected: paths that the spec names and that have to lie on the nodes.
     """
@@ -53,6 +59,9 @@ class Workload:
     files: Mapping[str, str]
     cpus: float
     gpus: float
+    results: str
+    most_cpus: float = 0
+    most_gpus: float = 0
     machines: Machines = field(default_factory=Machines)
     keys: tuple[str, ...] = ()
     expected: tuple[str, ...] = ()
@@ -60,12 +69,26 @@ class Workload:
     @property
     def gpu_nodes(self) -> int:
         """GPU nodes at the most."""
-        return math.ceil(self.gpus / self.machines.gpus) if self.gpus else 0
+        return self._nodes(self.gpus, self.most_gpus, self.machines.gpus) if self.gpus else 0
 
     @property
     def cpu_nodes(self) -> int:
         """Nodes without GPUs at the most; a GPU node's CPUs are enough where there is one."""
-        return 0 if self.gpus else max(1, math.ceil(self.cpus / self.machines.cpus))
+        return 0 if self.gpus else max(1, self._nodes(self.cpus, self.most_cpus, self.machines.cpus))
+
+    def _nodes(self, needed: float, most: float, each: int) -> int:
+        """Nodes with so much each: what is needed in any case, what could be used up to a limit."""
+        return max(math.ceil(needed / each), min(self.machines.max_nodes, math.ceil(most / each)))
+
+    @property
+    def groups(self) -> dict[str, tuple[int, dict[str, float]]]:
+        """Kinds of worker nodes: name -> (nodes at the most, resources of each)."""
+        found: dict[str, tuple[int, dict[str, float]]] = {}
+        if self.cpu_nodes:
+            found["cpu"] = self.cpu_nodes, {"CPU": self.machines.cpus}
+        if self.gpu_nodes:
+            found["gpu"] = self.gpu_nodes, {"CPU": self.machines.cpus, "GPU": self.machines.gpus}
+        return found
 
     @property
     def entrypoint(self) -> str:

@@ -40,12 +40,16 @@ def compile_spec(path: str | Path, overrides: Sequence[str], machines: Machines)
     data = gathered.walk(spec.model_dump(mode="json", exclude_unset=True) | {"results": _results(spec, machines)})
     files = {"spec.yaml": yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110)} | gathered.files
     cpus, gpus = needs(spec)
+    most_cpus, most_gpus = side_by_side(spec)
     return Workload(
         spec.name,
         data["kind"],
         files,
         cpus,
         gpus,
+        data["results"],
+        most_cpus,
+        most_gpus,
         replace(machines),
         tuple(dict.fromkeys(gathered.keys)),
         tuple(dict.fromkeys(gathered.expected)),
@@ -53,14 +57,17 @@ def compile_spec(path: str | Path, overrides: Sequence[str], machines: Machines)
 
 
 def needs(spec: JobSpec) -> tuple[float, float]:
-    """CPUs and GPUs of the stage that uses the most; stages follow each other, so they share machines."""
+    """CPUs and GPUs of the stage that needs the most; stages follow each other, so they share machines.
+
+    Of students that may be trained side by side a single one counts, unless the spec says how many there have to be.
+    """
     if isinstance(spec, Sweep):
         cpus, gpus = needs(spec.experiment)
-        students = _side_by_side(spec.experiment.execution, spec.concurrency)
+        students = _at_once(spec.experiment.execution, spec.concurrency or 1)
         return max(cpus, students[0]), max(gpus, students[1])
     stages: list[tuple[float, float]] = [(1, 0)]
     if isinstance(spec, Lattice | Carriers):
-        stages.append(_side_by_side(spec.execution, spec.concurrency))
+        stages.append(_at_once(spec.execution, spec.concurrency or 1))
     if isinstance(spec, Teaching | Train):
         run = spec.execution
         stages.append((run.fewest_workers * run.cpus_per_worker, run.fewest_workers if run.use_gpu else 0))
@@ -80,9 +87,26 @@ def needs(spec: JobSpec) -> tuple[float, float]:
     return max(cpus for cpus, _ in stages), max(gpus for _, gpus in stages)
 
 
-def _side_by_side(execution: Execution, at_once: int | None) -> tuple[float, float]:
+def side_by_side(spec: JobSpec) -> tuple[float, float]:
+    """CPUs and GPUs with which all students of a kind that trains them as trials would be trained at once; zeros elsewhere."""
+    if isinstance(spec, Sweep):
+        arms = sum(arm.teacher is not None for arm in spec.experiment.arms.values())
+        students = spec.size() * arms * len(spec.experiment.seeds)
+        return _at_once(spec.experiment.execution, min(students, spec.concurrency or students))
+    if isinstance(spec, Lattice):
+        from jobs.lattice_cells import list_lattice
+
+        students = len(list_lattice(spec).trainings) * len(spec.seeds)
+    elif isinstance(spec, Carriers):
+        students = max(spec.budget, spec.confirming)
+    else:
+        return 0, 0
+    return _at_once(spec.execution, min(students, spec.concurrency or students))
+
+
+def _at_once(execution: Execution, students: int) -> tuple[float, float]:
     """CPUs and GPUs of so many students in training."""
-    workers = execution.most_workers * (at_once or 1)
+    workers = execution.most_workers * students
     return workers * execution.cpus_per_worker, workers * execution.use_gpu
 
 

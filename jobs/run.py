@@ -206,11 +206,14 @@ def main(arguments: Sequence[str]) -> None:
 def _connect() -> None:
     import ray
 
+    from cluster.autoscaling import state_limits_of_environment
+
     try:
         ray.init(address="auto", runtime_env={"env_vars": worker_env()}, log_to_driver=False)
     except ConnectionError as error:
         raise MachineError("no Ray cluster to connect to; on this machine alone use `sftfilter run SPEC`") from error
     sigterm_as_ctrl_c()  # ray.init has put its own handler in our place
+    state_limits_of_environment(ray.get_runtime_context().gcs_address)
 
 
 if __name__ == "__main__":

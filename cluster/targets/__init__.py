@@ -8,6 +8,7 @@ from cluster.targets import kuberay, launcher, skypilot, slurm
 from cluster.workload import Workload
 
 TARGETS: Mapping[str, Callable[[Workload], str]] = {
+    "kuberay-storage": kuberay.storage,
     "kuberay-job": kuberay.ray_job,
     "kuberay-cluster": kuberay.ray_cluster,
     "kuberay-service": kuberay.ray_service,

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from cluster.targets.kubernetes import around, labels, spec_map
+from cluster.targets.kubernetes import CLAIM, around, claim, labels, spec_map
 from cluster.targets.pods import head_template, worker_template
 from cluster.workload import Workload
 from cluster.yaml_text import documents
@@ -17,6 +17,15 @@ from cluster.yaml_text import documents
 RAY_VERSION = "2.60.0"
 _SEVEN_DAYS_S = 604_800
 _HOUR_S = 3_600
+
+
+def storage(work: Workload) -> str:
+    """The volume of all workloads, applied once."""
+    head = [
+        "Storage of all runs, written by `sftfilter manifest`: apply it once. Deleting it deletes their results;",
+        "`kubectl delete -f` of a job, cluster or service leaves it alone. Its class has to offer ReadWriteMany.",
+    ]
+    return documents(head, claim(work))
 
 
 def ray_job(work: Workload) -> str:
@@ -84,7 +93,7 @@ def serve_config(work: Workload) -> dict[str, Any]:
                 "route_prefix": f"/{work.name}",
                 "import_path": "jobs.service:build",
                 "args": {
-                    "run": f"{work.machines.shared}/runs/{work.name}",
+                    "run": f"{work.results}/{work.name}",
                     "name": work.name,
                     "use_gpu": work.gpus > 0,
                 },
@@ -100,12 +109,9 @@ def _resource(work: Workload, kind: str, spec: Mapping[str, Any]) -> dict[str, A
 
 def _cluster(work: Workload, *, mounts_spec: bool = True, serving: bool = False) -> dict[str, Any]:
     groups = []
-    if work.cpu_nodes:
-        template = worker_template(work, 0, mounts_spec, readiness=not serving)
-        groups.append(_group("cpu", 1, work.cpu_nodes, template))
-    if work.gpu_nodes:
-        template = worker_template(work, work.machines.gpus, mounts_spec, readiness=not serving)
-        groups.append(_group("gpu", 0, work.gpu_nodes, template))
+    for name, (most, each) in work.groups.items():
+        template = worker_template(work, int(each.get("GPU", 0)), mounts_spec, readiness=not serving)
+        groups.append(_group(name, 0 if "GPU" in each else 1, most, template))
     return {
         "rayVersion": RAY_VERSION,  # the image's own
         "authOptions": {"mode": "token"},  # the operator makes the token, and a secret named like the cluster
@@ -157,6 +163,7 @@ def _header(work: Workload, what: str, how: Sequence[str]) -> list[str]:
     ]
     if work.expected:
         lines.append(f"Expected on every node: {', '.join(work.expected)}")
+    lines.append(f"Before, once: the claim {CLAIM}, which `sftfilter manifest SPEC --target kuberay-storage` writes")
     if work.keys:
         keys = " ".join(f"--from-literal={key}=..." for key in work.keys)
         lines.append(f"Before: kubectl create secret generic sftfilter-keys {keys}")

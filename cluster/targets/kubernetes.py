@@ -1,13 +1,16 @@
-"""What stands around a Ray cluster in Kubernetes: storage, network policy, disruption budget, the spec's files."""
+"""What stands around a Ray cluster in Kubernetes: network policy, disruption budget, the spec's files; storage apart."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from cluster.workload import Workload
 
 KEYS_SECRET = "sftfilter-keys"  # noqa: S105
 CLAIM = "sftfilter-shared"
+METRICS_PORT = 8080
+"""Of every Ray node; KubeRay's own default."""
 
 
 def labels(work: Workload) -> dict[str, str]:
@@ -16,8 +19,8 @@ def labels(work: Workload) -> dict[str, str]:
 
 
 def around(work: Workload, serving: bool = False) -> list[dict[str, Any]]:
-    """Storage, then who may talk to whom, then what evictions may not do."""
-    return [_claim(work), _policy(work, serving), *_budgets(work, serving)]
+    """Who may talk to whom, then what evictions may not do."""
+    return [_policy(work, serving), *_budgets(work, serving)]
 
 
 def spec_map(work: Workload) -> dict[str, Any]:
@@ -35,26 +38,30 @@ def _object(work: Workload, version: str, kind: str, name: str, **rest: Any) -> 
     return {"apiVersion": version, "kind": kind, "metadata": {"name": name, "labels": labels(work)}} | rest
 
 
-def _claim(work: Workload) -> dict[str, Any]:
-    """One claim for all runs: artifacts are shared between them. Its class has to offer ReadWriteMany (NFS, EFS, Filestore)."""
+def claim(work: Workload) -> dict[str, Any]:
+    """One claim for all runs: artifacts are shared between them. Its class has to offer ReadWriteMany (NFS, EFS, Filestore).
+
+    It is in no workload's manifest: `kubectl delete -f` would delete everybody's results with it.
+    """
     wanted = {"requests": {"storage": f"{work.machines.storage_gib}Gi"}}
-    claim = {"accessModes": ["ReadWriteMany"], "resources": wanted}
+    spec = {"accessModes": ["ReadWriteMany"], "resources": wanted}
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
         "metadata": {"name": CLAIM, "labels": {"app.kubernetes.io/part-of": "sftfilter"}},
-        "spec": claim,
+        "spec": spec,
     }
 
 
 def _policy(work: Workload, serving: bool) -> dict[str, Any]:
-    """The cluster's pods talk to each other; in come only the operator and clients that are let in by a label."""
+    """The cluster's pods talk to each other; in come only the operator, clients that are let in by a label, and Prometheus."""
     own = {"podSelector": {"matchLabels": {"app.kubernetes.io/instance": work.name}}}
     operator = {
         "namespaceSelector": {},
         "podSelector": {"matchLabels": {"app.kubernetes.io/name": "kuberay-operator"}},
     }
     client = {"podSelector": {"matchLabels": {"sftfilter.io/client": "true"}}}
+    prometheus = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}}}
     ports = [8265, 8000] if serving else [8265]
     return _object(
         work,
@@ -66,16 +73,21 @@ def _policy(work: Workload, serving: bool) -> dict[str, Any]:
             "policyTypes": ["Ingress", "Egress"],
             "ingress": [
                 {"from": [own]},
-                {"from": [operator, client], "ports": [{"protocol": "TCP", "port": port} for port in ports]},
+                {"from": [operator, client], "ports": _tcp(ports)},
+                {"from": [prometheus], "ports": _tcp([METRICS_PORT])},
             ],
             "egress": [
                 {"to": [own]},
                 {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]},
-                # Buckets, model hubs, teachers and judges; the API server that the autoscaler asks; NFS.
-                {"ports": [{"protocol": "TCP", "port": port} for port in (443, 6443, 2049)]},
+                # Buckets, model hubs, teachers and judges; the API server that the autoscaler asks; NFS; what was asked for.
+                {"ports": _tcp(dict.fromkeys((443, 6443, 2049, *work.machines.egress_ports)))},
             ],
         },
     )
+
+
+def _tcp(ports: Iterable[int]) -> list[dict[str, Any]]:
+    return [{"protocol": "TCP", "port": port} for port in ports]
 
 
 def _budgets(work: Workload, serving: bool) -> list[dict[str, Any]]:

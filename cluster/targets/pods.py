@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.targets.kubernetes import CLAIM, KEYS_SECRET, file_key, labels
+from cluster.autoscaling import LIMITS, limits
+from cluster.targets.kubernetes import CLAIM, KEYS_SECRET, METRICS_PORT, file_key, labels
 from cluster.workload import SECRETS_FOLDER, SPEC_FOLDER, Workload
 
 _ASK = "import sys, urllib.request as r; sys.exit(b'success' not in r.urlopen('http://localhost:{}', timeout=4).read())"
@@ -15,9 +16,10 @@ def head_template(work: Workload, mounts_spec: bool) -> dict[str, Any]:
     container = _container(work, "ray-head", {"cpu": "4", "memory": "16Gi"}, mounts_spec)
     container["ports"] = [
         {"name": name, "containerPort": port}
-        for name, port in (("gcs-server", 6379), ("dashboard", 8265), ("client", 10001), ("metrics", 8080))
+        for name, port in (("gcs-server", 6379), ("dashboard", 8265), ("client", 10001), ("metrics", METRICS_PORT))
     ]
     container |= _probes("8265/api/gcs_healthz")
+    container["env"].append({"name": LIMITS, "value": limits(work.groups)})
     return _pod(work, container, mounts_spec)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 
-from cluster.autoscaling import HEAD_ID, Growth, state_limits
+from cluster.autoscaling import HEAD_ID, LIMITS, Growth, limits, state_limits, state_limits_of_environment
 from sftfilter.errors import MachineError
 from tests.cluster.grown_sweep import LIMIT, STUDENTS, sweep_that_grows, sweep_that_stands
 
@@ -38,7 +38,9 @@ def test_the_command_line_says_what_is_wrong() -> None:
 
 
 @pytest.mark.ray
-def test_a_cluster_that_grows_is_believed_until_it_states_its_limits(local_ray: None) -> None:
+def test_a_cluster_that_grows_is_believed_until_it_states_its_limits(
+    local_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import ray
     from ray import _raylet
 
@@ -64,6 +66,11 @@ def test_a_cluster_that_grows_is_believed_until_it_states_its_limits(local_ray: 
         assert trials_at_once(three, 5) == 1 and trials_at_once(Execution(workers=1), None) == 4
         with pytest.raises(MachineError, match="5 workers need 5 CPU, this cluster can grow to 4"):
             trials_at_once(Execution(workers=5), 2)
+        state_limits_of_environment(gcs)
+        assert trials_at_once(Execution(workers=1), None) == 4, "the environment says nothing"
+        monkeypatch.setenv(LIMITS, limits({"cpu": (3, {"CPU": 2})}))
+        state_limits_of_environment(gcs)
+        assert trials_at_once(Execution(workers=1), None) == 6 and trials_at_once(three, None) == 2
     finally:
         enable(b"0")
         assert not grows(), "Ray remembers in this process what it read last"

@@ -16,6 +16,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from cluster.autoscaling import LIMITS
 from cluster.targets import TARGETS
 from cluster.targets.kuberay import serve_config
 from cluster.workload import Machines, Workload
@@ -27,7 +28,7 @@ from tests.conftest import REPOSITORY
 
 BIN = Path(sys.executable).parent
 SPECS = REPOSITORY / "jobs" / "specs"
-KUBERAY = [name for name in TARGETS if name.startswith("kuberay")]
+KUBERAY = [name for name in TARGETS if name.startswith("kuberay") and name != "kuberay-storage"]
 CRDS = os.environ.get("SFTFILTER_KUBERAY_CRDS")
 YAMLLINT = "{extends: default, rules: {line-length: {max: 160}, comments: {min-spaces-from-content: 1}}}"
 
@@ -57,9 +58,9 @@ def test_the_example_compiles_to_what_is_kept(target: str) -> None:
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("spec", sorted(SPECS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_spec_compiles_to_every_target(spec: Path, target: str) -> None:
-    work = compile_spec(spec, [], Machines())
+    work = compile_spec(spec, [], Machines(gpu_type="H100"))
     text = TARGETS[target](work)
-    assert work.name in text
+    assert target == "kuberay-storage" or work.name in text
     if target != "slurm":
         assert list(yaml.safe_load_all(text))
 
@@ -236,17 +237,138 @@ def test_the_cluster_launcher_takes_it(target: str) -> None:
         validate_config(prepare_config(config) | {"idle_minutes": 3})
 
 
+@pytest.mark.parametrize("target", ["aws", "gcp"])
+def test_only_workers_are_given_gpus_by_docker(target: str) -> None:
+    docker = _documents(target)[0]["docker"]
+    assert docker["worker_run_options"] == ["--gpus all"]
+    assert not any("gpus" in option for option in docker["run_options"]), "the head has none"
+    work = compile_spec(SPECS / "score.yaml", [], Machines())
+    assert "worker_run_options" not in _documents(target, work)[0]["docker"]
+
+
+@pytest.mark.parametrize(
+    ("target", "given", "machine"),
+    [
+        ("aws", Machines(cpus=16, memory_gib=64), "m7i.4xlarge"),
+        ("gcp", Machines(cpus=4, memory_gib=8), "n2-standard-4"),
+        ("aws", Machines(gpus=4, gpu_type="l40s"), "g6e.12xlarge"),
+        ("gcp", Machines(gpus=2, gpu_type="A100"), "a2-highgpu-2g"),
+        ("gcp", Machines(gpus=8, gpu_type="H100"), "a3-highgpu-8g"),
+    ],
+)
+def test_the_machine_is_what_was_asked_for(target: str, given: Machines, machine: str) -> None:
+    spec = EXAMPLES / "spec.yaml" if "m7i" not in machine and "n2" not in machine else SPECS / "score.yaml"
+    worker = _documents(target, compile_spec(spec, [], given))[0]["available_node_types"]["worker"]
+    assert machine in worker["node_config"].values()
+    assert worker["resources"]["CPU"] == given.cpus
+    assert worker["resources"].get("GPU", given.gpus) == given.gpus
+
+
+@pytest.mark.parametrize(
+    ("target", "given", "message"),
+    [
+        ("aws", Machines(gpus=2, gpu_type="L40S"), r"L40S in machines of 1, 4, 8; give --gpus as one of these$"),
+        (
+            "aws",
+            Machines(gpus=1, gpu_type="A100"),
+            r"A100 in machines of 8.*or --gpu-type as one of: A10G, L40S, H100$",
+        ),
+        ("gcp", Machines(gpus=16, gpu_type="H100"), r"--gpus 16: gcp has H100 in machines of 1, 2, 4, 8"),
+        ("gcp", Machines(gpu_type="MI300X"), r"--gpu-type MI300X: none that gcp.*L4, A100"),
+        ("gcp", Machines(cpus=64), r"--cpus 64: a2-highgpu-1g, which has 1 A100 on gcp, has 12 CPUs"),
+    ],
+)
+def test_gpus_that_a_cloud_does_not_have(target: str, given: Machines, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        TARGETS[target](compile_spec(EXAMPLES / "spec.yaml", [], given))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (Machines(cpus=6), r"--cpus 6: aws has machines with 2, 4, 8, 16"),
+        (Machines(cpus=8, memory_gib=100), r"--memory-gib 100: .*: give --cpus 32$"),
+    ],
+)
+def test_cpu_machines_that_a_cloud_does_not_have(given: Machines, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        TARGETS["aws"](compile_spec(SPECS / "score.yaml", [], given))
+
+
 def test_skypilot_gives_no_secret_a_value() -> None:
     task = _documents("skypilot")[0]
     assert task["secrets"] == {"RAY_AUTH_TOKEN": None, "JUDGE_KEY": None}
     assert task["resources"]["accelerators"] == "H100:8" and task["num_nodes"] == 1
-    assert "symmetric-run" in task["run"]
+    assert "file_mounts" not in task, "no bucket mount is storage that several nodes can share"
 
 
-def test_slurm_runs_symmetrically_and_checks_the_token() -> None:
-    text = golden("slurm").read_text()
-    assert "--gpus-per-node=h100:8" in text and "symmetric-run" in text and "RAY_AUTH_MODE=token" in text
-    assert "!= 600" in text
+def _most_nodes(spec: Path, target: str, machines: Machines, *overrides: str) -> tuple[int, dict[str, Any]]:
+    """Worker nodes at the most by the manifest, and what its head tells the driver of them."""
+    work = compile_spec(spec, overrides, machines)
+    document = _documents(target, work)[-1]
+    if target == "aws":
+        start = document["head_start_ray_commands"][-1]
+        told = re.search(rf"{LIMITS}='([^']*)'", start)
+        assert told
+        return document["available_node_types"]["worker"]["max_workers"], json.loads(told[1])
+    cluster = document["spec"].get("rayClusterSpec") or document["spec"]
+    env = {one["name"]: one.get("value") for one in _container(cluster["headGroupSpec"])["env"]}
+    return sum(group["maxReplicas"] for group in cluster["workerGroupSpecs"]), json.loads(env[LIMITS])
+
+
+def _container(group: dict[str, Any]) -> dict[str, Any]:
+    return group["template"]["spec"]["containers"][0]
+
+
+@pytest.mark.parametrize("target", ["kuberay-job", "kuberay-cluster", "aws"])
+def test_a_sweep_may_grow_by_its_students(target: str) -> None:
+    sweep, machines = SPECS / "sweep.yaml", Machines(cpus=2, memory_gib=8, max_nodes=3)
+    most, told = _most_nodes(sweep, target, machines)
+    assert most == 3, "more students than that would train side by side"
+    assert told == {"available_node_types": {"cpu": {"max_workers": 3, "resources": {"CPU": 2}}}}
+    assert _most_nodes(sweep, target, machines, "concurrency=1")[0] == 1
+    assert _most_nodes(sweep, target, machines, "concurrency=5")[0] == 5, "the spec wants five at a time"
+
+
+@pytest.mark.parametrize("kind", ["lattice", "carriers"])
+def test_other_kinds_with_trials_may_grow_too(kind: str) -> None:
+    assert _most_nodes(SPECS / f"{kind}.yaml", "kuberay-job", Machines(cpus=2, memory_gib=8))[0] == 4
+
+
+def test_a_few_students_ask_for_no_more_nodes_than_they_fill(tmp_path: Path) -> None:
+    experiment = yaml.safe_load((EXAMPLES / "spec.yaml").read_text())
+    arms = {name: experiment["arms"][name] for name in ("base", "all-T", "all-C")}
+    roles = {"original": "all-T", "alternate": "all-C", "base": "base"}
+    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(experiment | {"seeds": [0], "arms": arms, "roles": roles}))
+    sweep = {"kind": "sweep", "name": "s", "experiment": "experiment.yaml", "space": {"training.epochs": [1]}}
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(sweep))
+    work = compile_spec(tmp_path / "s.yaml", [], Machines(cpus=64, gpus=8, max_nodes=10))
+    assert work.gpu_nodes == 2, "two students of eight workers each"
+
+
+def test_the_service_looks_where_the_run_is() -> None:
+    work = compile_spec(EXAMPLES / "spec.yaml", ["results=/shared/sftfilter"], Machines())
+    assert serve_config(work)["applications"][0]["args"]["run"] == "/shared/sftfilter/gpu-study"
+    assert serve_config(example())["applications"][0]["args"]["run"] == "/shared/runs/gpu-study"
+
+
+@pytest.mark.parametrize("target", KUBERAY)
+def test_deleting_a_workload_leaves_the_results(target: str) -> None:
+    assert not any(document["kind"] == "PersistentVolumeClaim" for document in _documents(target))
+    (claim,) = _documents("kuberay-storage")
+    kubernetes_validate.validate(claim, "1.33", strict=True)
+    volumes = next(_templates(_documents(target)[-1]))["spec"]["volumes"]
+    assert {"name": "shared", "persistentVolumeClaim": {"claimName": claim["metadata"]["name"]}} in volumes
+
+
+def test_who_gets_in_and_out() -> None:
+    work = compile_spec(EXAMPLES / "spec.yaml", [], Machines(egress_ports=(8443, 443)))
+    policy = next(o for o in _documents("kuberay-job", work) if o["kind"] == "NetworkPolicy")["spec"]
+    scraped = [rule for rule in policy["ingress"] if {"protocol": "TCP", "port": 8080} in rule.get("ports", [])]
+    assert [rule["from"][0]["podSelector"]["matchLabels"] for rule in scraped] == [
+        {"app.kubernetes.io/name": "prometheus"}
+    ]
+    assert [port["port"] for port in policy["egress"][-1]["ports"]] == [443, 6443, 2049, 8443]
 
 
 def test_needs_are_those_of_the_largest_stage() -> None:
