@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from jinja2 import TemplateError
+
 from sftfilter.config import stable_hash
 from sftfilter.errors import DataError
 from sftfilter.schema import Message
@@ -15,12 +17,15 @@ from sftfilter.schema import Message
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_ANSWER = "an answer"
+
 
 class ChatFormat:
     """Turns messages into token ids.
 
     Args:
-        tokenizer: with a chat template and an end-of-turn token.
+        tokenizer: with a chat template. The stop token is its end-of-sequence token if the template closes a turn with
+            it, otherwise the special token that does (base models whose end of sequence is that of a document).
         system_prompt: put before conversations that bring no system turn of their own; None leaves the
             template's default (which may cost 20 tokens a row).
     """
@@ -28,9 +33,7 @@ class ChatFormat:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, system_prompt: str | None) -> None:
         self.tokenizer = tokenizer
         self.system_prompt = system_prompt
-        stop = tokenizer.eos_token_id
-        if not isinstance(stop, int):
-            raise DataError("the tokenizer names no single end-of-sequence token, so no stop token can be supervised")
+        stop = self._stop_token()
         self.stop_id: int = stop
         pad = tokenizer.pad_token_id
         self.pad_id: int = pad if isinstance(pad, int) else stop
@@ -146,7 +149,36 @@ class ChatFormat:
     def _closed(self, ids: list[int]) -> list[int]:
         if self.stop_id not in ids:
             raise DataError("the chat template does not end the assistant's turn with the stop token")
-        return ids[: ids.index(self.stop_id) + 1]
+        end = ids.index(self.stop_id) + 1
+        if self.stop_id in ids[end:]:  # the completion has it in its text; at its end it does no harm
+            closing = self._closing()
+            after = closing[closing.index(self.stop_id) + 1 :] if self.stop_id in closing else []
+            if [i for i in ids[end:] if i != self.stop_id] != [i for i in after if i != self.stop_id]:
+                raise DataError(
+                    f"the completion contains the stop token '{self.tokenizer.decode([self.stop_id])}', and what follows "
+                    "it would never be learned: remove it from the text, or drop the row"
+                )
+        return ids[:end]
+
+    def _closing(self) -> list[int]:
+        """What the template puts after an assistant's last turn; nothing if it renders no plain question and answer."""
+        try:
+            text = self._render([{"role": "user", "content": "x"}, {"role": "assistant", "content": _ANSWER}], False)
+        except TemplateError:
+            return []
+        return self._tokenise(text.rpartition(_ANSWER)[2]) if _ANSWER in text else []
+
+    def _stop_token(self) -> int:
+        end, closing = self.tokenizer.eos_token_id, self._closing()
+        if not isinstance(end, int) or end not in closing:
+            special = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+            end = next((i for i in closing if i in special), end)
+        if not isinstance(end, int):
+            raise DataError(
+                "the tokenizer names no single end-of-sequence token and the chat template closes no turn with a special "
+                "token, so no stop token can be supervised"
+            )
+        return end
 
     def _render(self, turns: Sequence[Message], generation_prompt: bool) -> str:
         text = self.tokenizer.apply_chat_template(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from sftfilter.chat_format import ChatFormat
 
-VERSION = 1
+VERSION = 2
 _MEASURED = ("prompt", "answer", "total")
 
 
@@ -95,14 +95,29 @@ def lengths_of(batch: pa.Table, chat: ChatFormat) -> pa.Table:
         except Exception as problem:  # templates raise what they like
             error = f"{type(problem).__name__}: {problem}"[:500]
         errors.append(error)
-    counts = iter(chat.token_counts(rendered))
-    pairs = [(None, None) if error else next(counts) for error in errors]
+    counted = iter(_counted(rendered, chat))
+    pairs: list[tuple[int | None, int | None]] = []
+    for row, error in enumerate(errors):
+        found = (None, None) if error else next(counted)
+        if isinstance(found, str):
+            errors[row], found = found, (None, None)
+        pairs.append(found)
     prompt, answer = (pa.array([pair[side] for pair in pairs], pa.int64()) for side in (0, 1))
     kept = batch.select(["rollout_id", "prompt_id", "teacher", "source"])
     total = pa.array([None if p is None or a is None else p + a for p, a in pairs], pa.int64())
     for name, column in (("prompt_tokens", prompt), ("answer_tokens", answer), ("total_tokens", total)):
         kept = kept.append_column(name, column)
     return kept.append_column("error", pa.array(errors, pa.string()))
+
+
+def _counted(rendered: list[tuple[str, str]], chat: ChatFormat) -> list[tuple[int, int] | str]:
+    """Tokens of prompt and answer, or why a row has none."""
+    try:
+        return list(chat.token_counts(rendered))
+    except DataError as problem:
+        if len(rendered) == 1:
+            return [f"{type(problem).__name__}: {problem}"[:500]]
+        return [one for pair in rendered for one in _counted([pair], chat)]
 
 
 def _summary(rows: pl.DataFrame, quantiles: list[float], context_length: int, max_length: int) -> pl.DataFrame:

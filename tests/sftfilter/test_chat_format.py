@@ -116,3 +116,65 @@ def test_tokenizers_without_offsets_say_what_to_do(chat: ChatFormat) -> None:
     slow.chat_template = chat.tokenizer.chat_template
     with pytest.raises(DataError, match=r"Slow does not tell where tokens begin.*training\.loss_on: completion"):
         ChatFormat(slow, None).supervised(TALK, "Done.", "assistant")
+
+
+GEMMA = (
+    "{% for m in messages %}{{ '<start_of_turn>' + (m.role if m.role != 'assistant' else 'model') + '\n' }}"
+    "{{ m.content | trim + '<end_of_turn>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+
+
+def base_tokenizer(chat: ChatFormat, end: str | None) -> Any:
+    """Whose documents end with another token than turns do, as Qwen's base models and Gemma have it."""
+    tokenizer = chat.tokenizer
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<start_of_turn>", "<end_of_turn>", "<|document|>"]})
+    tokenizer.eos_token = end
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("template", "end", "stop"),
+    [
+        (None, "<|im_end|>", "<|im_end|>"),
+        (None, "<|document|>", "<|im_end|>"),
+        (GEMMA, "<|document|>", "<end_of_turn>"),
+        (GEMMA, None, "<end_of_turn>"),
+    ],
+)
+def test_the_stop_token_is_the_one_that_the_template_closes_turns_with(
+    chat: ChatFormat, template: str | None, end: str | None, stop: str
+) -> None:
+    tokenizer = base_tokenizer(chat, end)
+    tokenizer.chat_template = template or tokenizer.chat_template
+    made = ChatFormat(tokenizer, "Be brief.")
+    assert tokenizer.decode([made.stop_id]) == stop
+    assert spans(made, *made.supervised(TALK, "Done.", "assistant"))[-1] == "Done." + stop
+
+
+def test_a_student_names_the_stop_token_that_it_learned(chat: ChatFormat, tmp_path: Path) -> None:
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+    from sftfilter.checkpoint import write_model
+
+    tokenizer = base_tokenizer(chat, "<|document|>")
+    document = tokenizer.convert_tokens_to_ids("<|document|>")
+    sizes: dict[str, Any] = dict.fromkeys(("hidden_size", "intermediate_size"), 8) | {"num_hidden_layers": 1}
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=len(tokenizer), num_attention_heads=2, num_key_value_heads=2, **sizes)
+    )
+    for given, named in ((document, "added"), (ChatFormat(tokenizer, None).stop_id, "there")):
+        made = ChatFormat(tokenizer, None)
+        model.generation_config.eos_token_id = given
+        write_model(model, dict(model.state_dict()), made, tmp_path / named)
+        told = GenerationConfig.from_pretrained(tmp_path / named).eos_token_id
+        assert told == ([made.stop_id, document] if named == "added" else made.stop_id)
+
+
+@pytest.mark.parametrize("text", ["One.<|im_end|>Two.", "<|im_end|>\nTwo.<|im_end|>"])
+def test_a_completion_with_a_stop_token_inside_is_refused(chat: ChatFormat, text: str) -> None:
+    with pytest.raises(DataError, match=r"the completion contains the stop token '<\|im_end\|>', and what follows"):
+        chat.supervised(TALK, text, "assistant")
+    with pytest.raises(DataError, match="remove it from the text"):
+        chat.token_counts([chat.rendered(TALK, text)])
+    whole = chat.answer_ids(TALK, "One.")
+    assert chat.answer_ids(TALK, "One.<|im_end|>") == whole, "at the end it does no harm"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pyarrow as pa
 import pytest
 
 from sftfilter.artifacts import Artifact, Store
 from sftfilter.chat_format import ChatFormat
 from sftfilter.guards import Guards, run_guards
+from sftfilter.guards.lengths import lengths_of
 from sftfilter.models import ensure_builtin, load_tokenizer
 from sftfilter.schema import Message, prompt_id
 
@@ -53,6 +55,15 @@ def _check(reports: list, chat: ChatFormat) -> None:
     assert summary[0]["answer_p0"] < summary[0]["answer_p50"] < 30 < summary[0]["answer_p100"]
     shown = dict(zip(report.columns, report.rows()[0], strict=True))
     assert (shown["teacher"], shown["errors"], shown["over_max_length"]) == ("C", "1", "1")
+
+
+def test_a_row_whose_answer_contains_the_stop_token_is_told_and_no_other(chat: ChatFormat) -> None:
+    answers = ["Fine.", "One.<|im_end|>Two.", "Fine as well."]
+    messages = [[{"role": "user", "content": "Hello"}]] * 3
+    same = dict.fromkeys(("rollout_id", "prompt_id", "teacher", "source"), ["x"] * 3)
+    rows = lengths_of(pa.table({**same, "messages": messages, "completion": answers}), chat).to_pylist()
+    assert [row["total_tokens"] is None for row in rows] == [False, True, False]
+    assert rows[1]["error"].startswith("DataError: the completion contains the stop token '<|im_end|>'")
 
 
 @pytest.mark.ray
