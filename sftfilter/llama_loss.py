@@ -63,7 +63,7 @@ def loss_sum(model: Any, tree: PrefixTree, below: Tensor | None = None, first: i
     layers = inner.layers[first:]
     for number, layer in enumerate(layers):
         kept = tree.predict if number == len(layers) - 1 else None
-        if model.training and inner.gradient_checkpointing:
+        if layer.training and layer.gradient_checkpointing:
             x = checkpoint(run_layer, layer, x, angles, tree, kept, use_reentrant=False)
         else:
             x = run_layer(layer, x, angles, tree, kept)

@@ -43,6 +43,7 @@ class WarmBase:
         if self.execution.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             model.enable_input_require_grads()
+            _recompute_layers(model)
         return model
 
     def product_rate(self, model: Any) -> float:
@@ -57,6 +58,29 @@ class WarmBase:
         if hasattr(adapted, "peft_config") and self.execution.zero_stage < 3:
             base = adapted.unload()
             self._idle = (str(next(base.parameters()).dtype).removeprefix("torch."), base)
+
+
+def _recompute_layers(model: Any) -> None:
+    """Put layers into training mode, in which alone transformers recomputes them; dropout stays off.
+
+    What lies inside a layer stays in evaluation mode, as all of the model is without recomputation, so students are
+    the same with and without it.
+
+    Raises:
+        TrainingError: the model has no layers that transformers recomputes.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise TrainingError(
+            f"{type(model).__name__} has no layers that can be recomputed: set execution.gradient_checkpointing: false"
+        )
+    for layer in layers:
+        layer.training = True
+        for name, value in vars(layer).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(layer, name, 0.0)
 
 
 def with_adapters(model: Any, method: Lora) -> Any:
