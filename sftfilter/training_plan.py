@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sftfilter.config import stable_hash
+from sftfilter.errors import SpecError
 
 if TYPE_CHECKING:
     from sftfilter.training_settings import TrainingSettings
@@ -51,6 +52,9 @@ def make_plan(
         order_over: every prompt id of the experiment, of which `rows` may use a part.
         seed: of the permutations, one for each pass.
         supervised: row id -> tokens that the loss is taken on; asked only for a budget of tokens.
+
+    Raises:
+        SpecError: there are rows, and the epochs are less than one of them.
     """
     batch = settings.batch
     endless = _passes(rows, order_over, seed)
@@ -64,7 +68,13 @@ def make_plan(
             spent += sum(counts[row] for row in step)
             queue += step
     else:
-        queue = list(itertools.islice(endless, round(len(rows) * (settings.epochs or EPOCHS))))
+        epochs = settings.epochs or EPOCHS
+        queue = list(itertools.islice(endless, round(len(rows) * epochs)))
+        if rows and not queue:
+            raise SpecError(
+                f"training.epochs is {epochs:g}, which of {len(rows)} rows is not even one: raise it to at least "
+                f"{1 / len(rows):.2g}, or give training.steps"
+            )
     slots: list[str | None] = [*queue, *[None] * (-len(queue) % batch)]
     return TrainingPlan(tuple(tuple(slots[i : i + batch]) for i in range(0, len(slots), batch)))
 

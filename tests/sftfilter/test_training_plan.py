@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections import Counter
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from sftfilter.errors import SpecError
 from sftfilter.training_plan import make_plan, split_step
 from sftfilter.training_settings import TrainingSettings
 
@@ -59,6 +62,14 @@ def test_arms_share_their_order() -> None:
     assert [s for step in part.steps for s in step if s] == kept
 
 
+def test_epochs_of_less_than_a_row_are_refused() -> None:
+    with pytest.raises(
+        SpecError, match=r"training\.epochs is 0\.01, which of \d+ rows is not even one: raise it to at"
+    ):
+        make_plan(_rows(PROMPTS), PROMPTS, settings(4, epochs=0.01), 0)
+    assert make_plan([], PROMPTS, settings(4, epochs=0.01), 0).steps == ()
+
+
 def test_seed_and_rows_change_the_hash() -> None:
     plans = [
         make_plan(_rows(PROMPTS), PROMPTS, settings(4, epochs=1), 0),
@@ -79,6 +90,16 @@ def test_split_covers_each_row_once_with_equal_rounds(workers: int, limit: int) 
     assert sorted(i for micro in split for rows in micro for i in rows) == list(range(8))
     for rows in (rows for micro in split for rows in micro):
         assert len(rows) <= 1 or sum(lengths[i] for i in rows) <= limit
+
+
+def test_many_rows_are_split_at_once_and_as_before() -> None:
+    generator = random.Random(0)
+    lengths = [generator.randint(20, 4000) for _ in range(2048)]
+    began = time.process_time()
+    split = split_step(lengths, 2, 4096)
+    assert time.process_time() - began < 20
+    fewest = sum(lengths) / (2 * 4096)
+    assert fewest <= len(split[0]) < 1.2 * fewest
 
 
 def test_split_balances_tokens() -> None:
