@@ -37,6 +37,7 @@ def save_student(
     if hasattr(model, "peft_config"):
         model.save_pretrained(folder / ADAPTER, safe_serialization=True)
         (folder / ADAPTER / "README.md").unlink(missing_ok=True)
+        check_export(folder / ADAPTER, _adapter_weights(model))
     precision = job["settings"]["precision"]
     write_model(model, merged_weights(model, precision), chat, folder)
     (folder / "losses.json").write_text(json.dumps(losses))
@@ -66,6 +67,12 @@ def merged_weights(model: Any, precision: Literal["bf16", "fp32"]) -> dict[str, 
         precision: of the result; where the CPU has no bfloat16 units, the model is trained in float32 and rounded here.
     """
     return _rounded(_merged(model), precision)
+
+
+def _adapter_weights(model: Any) -> Mapping[str, Tensor]:
+    from peft import get_peft_model_state_dict
+
+    return get_peft_model_state_dict(model)
 
 
 def _rounded(weights: Mapping[str, Tensor], precision: Literal["bf16", "fp32"]) -> dict[str, Tensor]:
@@ -108,11 +115,23 @@ def write_model(model: Any, weights: Mapping[str, Tensor], chat: ChatFormat, fol
     """
     plain = model.get_base_model() if hasattr(model, "peft_config") else model
     plain.config.use_cache = True
+    _name_stop(plain, chat.stop_id)
     plain.save_pretrained(folder, state_dict=dict(weights))
     plain.config.use_cache = False
     _name_dtype(folder, next(iter(weights.values())).dtype)
     chat.tokenizer.save_pretrained(folder)
     check_export(folder, weights)
+
+
+def _name_stop(model: Any, stop: int) -> None:
+    """Servers end an answer where generation_config.json says: it names the token that was learned as well."""
+    config = getattr(model, "generation_config", None)
+    if config is None:
+        return
+    named = config.eos_token_id
+    known = named if isinstance(named, list) else [named] if named is not None else []
+    if stop not in known:
+        config.eos_token_id = [stop, *known]
 
 
 def _name_dtype(folder: Path, dtype: torch.dtype) -> None:
