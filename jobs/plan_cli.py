@@ -48,6 +48,29 @@ def plan(
         list[str] | None,
         typer.Option(help="rows of `prompts`, a teacher or a student that are not here yet", metavar="NAME=NUMBER"),
     ] = None,
+    tokens: Annotated[
+        list[str] | None,
+        typer.Option(help="tokens of a row of these, a prompt or prompt and answer together", metavar="NAME=NUMBER"),
+    ] = None,
+    hardware: Annotated[
+        str | None,
+        typer.Option(
+            help="A100-80G, H100-80G, H200, L4 (jobs/examples/hardware.yaml) or one of --hardware-table: time from FLOPs and a "
+            "guessed utilisation, and money",
+            metavar="NAME",
+        ),
+    ] = None,
+    hardware_table: Annotated[
+        Path | None, typer.Option(help="a YAML file of your own devices, in the form of jobs/examples/hardware.yaml")
+    ] = None,
+    utilisation: Annotated[
+        list[str] | None,
+        typer.Option(help="of the peak; default: guesses, training=0.35 and generation=0.1", metavar="[WORK=]SHARE"),
+    ] = None,
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option(help="of a model whose files are not here, such as ORG/MODEL=9e9", metavar="MODEL=NUMBER"),
+    ] = None,
     workers: Annotated[list[int] | None, typer.Option(min=1, help="default: 1, 8, 64 and 512")] = None,
     effect: Annotated[
         list[str] | None,
@@ -71,7 +94,7 @@ def plan(
 
     [bold]Cost[/]: seconds from a recorded run, a file or the command line, with the
     source of each. A worker is what those were measured on, a GPU or a
-    machine. Wall time on more of them is reckoned by list scheduling; `limit`
+    machine; or a device of `--hardware`, reckoned by FLOPs. Wall time on more of them is reckoned by list scheduling; `limit`
     is what no number of workers gets below: setup, decisions, students one by
     one, shared storage, the head node.
 
@@ -85,14 +108,31 @@ def plan(
       sftfilter plan my-spec.yaml --from runs/pilot --rows prompts=100000
 
       sftfilter plan my-spec.yaml --costs jobs/examples/costs.yaml --workers 32
+
+      sftfilter plan my-spec.yaml --hardware H100-80G --utilisation training=0.4
     """
+    from jobs.plan.hardware import Hardware
     from jobs.plan.plan import Stated
     from jobs.spec import load_spec
 
     with readable_errors():
         parsed = load_spec(spec, overrides or [])
         counts = workers or list(Stated.workers)
-        stated = Stated(run, costs, cost or [], _numbers(rows or []), _guesses(guess or []), effect or [], counts)
+        named = Hardware.named(hardware, hardware_table, utilisation or []) if hardware else None
+        if hardware is None and (hardware_table or utilisation):
+            raise SpecError("--hardware-table and --utilisation say more of --hardware NAME; name a device")
+        stated = Stated(
+            run=run,
+            file=costs,
+            costs=cost or [],
+            rows=_numbers("rows", rows or []),
+            tokens=_numbers("tokens", tokens or []),
+            parameters=_sizes(parameters or []),
+            hardware=named,
+            guesses=_guesses(guess or []),
+            effects=effect or [],
+            workers=counts,
+        )
         show_plan(parsed, stated, as_json=as_json)
 
 
@@ -115,13 +155,27 @@ def show_plan(spec: JobSpec, stated: Stated | None = None, *, as_json: bool = Fa
         print_plan(made, Console(highlight=False, width=_WIDTH))
 
 
-def _numbers(stated: list[str]) -> dict[str, int]:
+def _numbers(option: str, stated: list[str]) -> dict[str, int]:
     found = {}
     for text in stated:
         name, _, value = text.rpartition("=")
         if not name or not value.isdigit() or not int(value):
-            raise SpecError(f"--rows {text}: expected NAME=NUMBER, such as prompts=100000")
+            raise SpecError(f"--{option} {text}: expected NAME=NUMBER, such as prompts=100000")
         found[name] = int(value)
+    return found
+
+
+def _sizes(stated: list[str]) -> dict[str, float]:
+    found = {}
+    for text in stated:
+        model, _, value = text.rpartition("=")
+        try:
+            size = float(value)
+        except ValueError:
+            size = 0.0
+        if not model or not 0 < size < float("inf"):
+            raise SpecError(f"--parameters {text}: expected MODEL=NUMBER, such as ORG/MODEL=9e9")
+        found[model] = size
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from jobs.plan.items import STAGES, Item, Sizes
@@ -16,10 +16,18 @@ if TYPE_CHECKING:
 
 _TITLES = {"tuning": "teachers"}
 _FIELDS = {
-    "rollouts": {"rollout_s"},
+    "rollouts": {"rollout_s", "generate_flops_s"},
     "scores": {"score_s", "score_setup_s"},
-    "student": {"train_row_s", "train_setup_s", "checkpoint_gib", "storage_gib_s", "student_workers", "student_keeps"},
-    "answers": {"answer_s", "model_s", "serve_setup_s", "head_answers_s"},
+    "student": {
+        "train_row_s",
+        "train_flops_s",
+        "train_setup_s",
+        "checkpoint_gib",
+        "storage_gib_s",
+        "student_workers",
+        "student_keeps",
+    },
+    "answers": {"answer_s", "generate_flops_s", "model_s", "serve_setup_s", "head_answers_s"},
 }
 """Costs that each kind of work depends on."""
 UNITS = {"rollouts": "rollouts", "scores": "scores", "student": "row visits", "answers": "answers"}
@@ -98,16 +106,30 @@ def _working(
 
 
 def unit_cost(item: Item, costs: Costs) -> float | None:
-    """Seconds on one worker for each of an item's count."""
+    """Seconds on one worker for each of an item's count: as measured or stated, else by its FLOPs."""
     match item.kind:
         case "rollouts":
-            return _named(costs.rollout_s, item.of)
+            known = _named(costs.rollout_s, item.of)
         case "scores":
-            return _named(costs.score_s, item.of, item.kind_of)
+            known = _named(costs.score_s, item.of, item.kind_of)
         case "student":
-            return _named(costs.train_row_s, role_of(item))
+            known = _named(costs.train_row_s, role_of(item))
         case _:
-            return costs.answer_s
+            known = costs.answer_s
+    rate = flops_rates(costs).get(item.kind)
+    if known is not None or not rate or not item.flops:
+        return known
+    return item.flops / max(1, item.count) / rate / costs.devices
+
+
+def by_flops(item: Item, costs: Costs) -> bool:
+    """Whether an item's cost is that of its FLOPs."""
+    return unit_cost(item, costs) != unit_cost(replace(item, flops=0.0), costs)
+
+
+def flops_rates(costs: Costs) -> dict[str, float | None]:
+    """Kind of work -> FLOP/s of a device."""
+    return {"rollouts": costs.generate_flops_s, "student": costs.train_flops_s, "answers": costs.generate_flops_s}
 
 
 def role_of(item: Item) -> str:
@@ -122,7 +144,15 @@ def used_names(items: Sequence[Item]) -> set[str]:
 
 def used_fields(sizes: Sizes, items: Sequence[Item]) -> set[str]:
     """Costs that a plan of these items depends on."""
-    always = {"device", "devices", "start_s", "head_s", "chars_per_token", *({"decide_s"} if sizes.decided else ())}
+    always = {
+        "device",
+        "devices",
+        "device_hour_price",
+        "start_s",
+        "head_s",
+        "chars_per_token",
+        *({"decide_s"} if sizes.decided else ()),
+    }
     return always.union(*(_FIELDS[item.kind] for item in items))
 
 

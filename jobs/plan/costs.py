@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from jobs.plan.counting import CHARS_OF_A_TOKEN
+from jobs.plan.hardware import MEASURED, Hardware
 from sftfilter.config import Settings
 from sftfilter.errors import SpecError
 
@@ -38,6 +39,15 @@ class Costs(Settings):
         dict[str, Seconds],
         Field(description="`teacher`, `student`, or `any` -> a row, each time that training passes over it"),
     ] = Field(default={})
+    train_flops_s: Annotated[
+        float | None, Field(gt=0, description="FLOP/s reached in training, for students without a `train_row_s`")
+    ] = None
+    generate_flops_s: Annotated[
+        float | None, Field(gt=0, description="FLOP/s reached in answering, without a `rollout_s` or `answer_s`")
+    ] = None
+    device_hour_price: Annotated[
+        float | None, Field(ge=0, description="of one device, an hour, in any currency; the plan then has money")
+    ] = None
     train_setup_s: Annotated[Seconds, Field(description="starting a group of training workers")] = 0.0
     answer_s: Annotated[Seconds | None, Field(description="a student's answer to an evaluation prompt")] = None
     model_s: Annotated[Seconds, Field(description="a model that is asked: loading, held-out loss")] = 0.0
@@ -95,8 +105,8 @@ class Priced:
         return [*rows, *([(zero, "0", "not known, taken for nothing")] if zero else [])]
 
 
-def priced(run: Path | None, file: Path | None, stated: Sequence[str]) -> Priced:
-    """Costs of an earlier run, what a file says instead, and what the command line says instead of that.
+def priced(run: Path | None, file: Path | None, stated: Sequence[str], hardware: Hardware | None = None) -> Priced:
+    """Costs of an earlier run, what named hardware, a file and the command line say instead, the last over the others.
 
     Raises:
         SpecError: a key or a value is wrong.
@@ -105,6 +115,10 @@ def priced(run: Path | None, file: Path | None, stated: Sequence[str]) -> Priced
     from jobs.plan.measured import measure
 
     data, told, notes = measure(run) if run else ({}, {}, [])
+    if hardware:
+        data, told = ({k: v for k, v in some.items() if k not in MEASURED} for some in (data, told))
+        given, sources = hardware.costs()
+        data, told = data | given, told | sources
     if file:
         given = _read(file)
         data, told = _over(data, given, told, str(file))

@@ -6,7 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from sftfilter.errors import SpecError
@@ -55,12 +55,16 @@ class Counts:
 
     Args:
         stated: what a source is called (`prompts`, a teacher, a student) -> its rows, for those that are not here yet.
+        tokens: of such a source -> of a row, of a prompt or of prompt and answer together.
     """
 
-    def __init__(self, stated: Mapping[str, int], reading: Reading | None = None) -> None:
-        self.stated, self.reading = stated, reading or Reading()
+    def __init__(
+        self, stated: Mapping[str, int], reading: Reading | None = None, tokens: Mapping[str, int] | None = None
+    ) -> None:
+        self.stated, self.reading, self.tokens = stated, reading or Reading(), tokens or {}
         self._began = time.monotonic()
         self.asked: set[str] = set()
+        self.no_length: list[str] = []
         self._known: dict[str, Rows] = {}
 
     def rows(self, name: str, source: FileSource, *, answers: bool) -> Rows:
@@ -75,8 +79,13 @@ class Counts:
         if key not in self._known:
             self._known[key] = self._read(name, source, answers)
         rows = self._known[key]
+        if name in self.tokens:
+            chars = self.tokens[name] * CHARS_OF_A_TOKEN
+            rows = replace(rows, prompt_chars=0.0 if answers else chars, answer_chars=chars if answers else 0.0)
         if name not in self.stated:
             return rows
+        if not rows.count and not rows.prompt_chars + rows.answer_chars:
+            self.no_length.append(name)
         factor = self.stated[name] / rows.count if rows.count else 0.0
         kinds = {kind: round(count * factor) for kind, count in rows.kinds.items()}
         return Rows(self.stated[name], kinds, rows.prompt_chars, rows.answer_chars, exact=True)
@@ -85,10 +94,10 @@ class Counts:
         """Raise SpecError when rows were stated of something that the spec does not have."""
         from sftfilter.config import did_you_mean
 
-        for name in self.stated:
+        for option, name in [*(("rows", name) for name in self.stated), *(("tokens", name) for name in self.tokens)]:
             if name not in self.asked:
                 hint = did_you_mean(name, self.asked) or f"; there are: {', '.join(sorted(self.asked)) or 'none'}"
-                raise SpecError(f"--rows {name}: the spec reads no rows of that name{hint}")
+                raise SpecError(f"--{option} {name}: the spec reads no rows of that name{hint}")
 
     def _read(self, name: str, source: FileSource, answers: bool) -> Rows:
         from sftfilter.reading.preview import local_paths

@@ -23,6 +23,8 @@ class Item:
         kind_of: a scorer's kind.
         tokens: read and written, an estimate.
         exports: a student's checkpoints in between.
+        model: that the work is done by; empty where that is none of ours.
+        flops: of all of it; 0 where the model's size is not known.
     """
 
     stage: str
@@ -36,6 +38,8 @@ class Item:
     tokens: float = 0.0
     exports: int = 0
     sure: bool = True
+    model: str = ""
+    flops: float = 0.0
 
 
 @dataclass

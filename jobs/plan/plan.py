@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.kinds.sweep import Sweep
 from jobs.plan.contrasts import Power, power_of_design
-from jobs.plan.costing import Costed, costed, used_fields, used_names
-from jobs.plan.costs import Priced, priced
+from jobs.plan.costing import Costed, by_flops, costed, flops_rates, used_fields, used_names
+from jobs.plan.costs import Costs, Priced, priced
 from jobs.plan.counting import Counts, Reading
 from jobs.plan.designs import Design, Guesses
+from jobs.plan.hardware import Hardware, token_seconds
 from jobs.plan.items import Item, Sizes, totals
+from jobs.plan.parameters import Parameters
 from jobs.plan.reuse import made_before, still_to_make
 from jobs.plan.schedule import Estimate, estimate
 from jobs.plan.show import duration
@@ -31,7 +33,10 @@ class Stated:
 
     Attributes:
         run: whose record costs and pilot are read from; None: the run of the spec's own name, if there is one.
-        costs, rows, effects: `KEY=VALUE` each.
+        costs, effects: `KEY=VALUE` each.
+        rows, tokens: of sources that are not here, by name; tokens of a row.
+        parameters: model -> how many it has.
+        hardware: what to reckon for instead of what the run ran on.
         workers: numbers of them to reckon for.
         reading: how much of large files is read.
         power: whether to say what could be found.
@@ -41,6 +46,9 @@ class Stated:
     file: Path | None = None
     costs: Sequence[str] = ()
     rows: Mapping[str, int] = field(default_factory=dict)
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    hardware: Hardware | None = None
     guesses: Guesses = field(default_factory=Guesses)
     effects: Sequence[str] = ()
     workers: Sequence[int] = (1, 8, 64, 512)
@@ -106,12 +114,19 @@ class Plan:
         if one.workers is not None:
             record["device_hours"] = device_hours(one, self.priced.costs.devices)
             record["efficiency"] = efficiency(one, first)
+            record["price"] = money(one, self.priced.costs)
         return record | {"parts": [{"seconds": seconds, "what": what} for seconds, what in one.parts]}
 
 
 def device_hours(one: Estimate, devices: int) -> float:
     """Hours for which devices are held."""
     return (one.workers or 0) * devices * one.wall / 3600
+
+
+def money(one: Estimate, costs: Costs) -> float | None:
+    """What these devices cost while they are held; None without a price."""
+    price = costs.device_hour_price
+    return None if price is None else price * device_hours(one, costs.devices)
 
 
 def efficiency(one: Estimate, first: float) -> float:
@@ -131,8 +146,10 @@ def plan_spec(spec: JobSpec, root: Path, stated: Stated) -> Plan:
     """
     own = root / spec.name
     run = stated.run or (own if (own / EVENTS).is_file() else None)
-    prices = priced(run, stated.file, stated.costs)
-    sizes = sizes_of(spec, Counts(stated.rows, stated.reading), prices.costs.chars_per_token)
+    prices = priced(run, stated.file, stated.costs, stated.hardware)
+    parameters = Parameters(stated.parameters)
+    counts_of = Counts(stated.rows, stated.reading, stated.tokens)
+    sizes = sizes_of(spec, counts_of, prices.costs.chars_per_token, parameters)
     study = spec.experiment if isinstance(spec, Sweep) else spec
     left = still_to_make(sizes.items, made_before(root, spec.spec_hash), list(sizes.heldout))
     execution: Execution | None = getattr(study, "execution", None)
@@ -143,13 +160,29 @@ def plan_spec(spec: JobSpec, root: Path, stated: Stated) -> Plan:
     design, power = Design.of(study) if stated.power else None, None
     if design is not None:
         power = power_of_design(design, sizes.heldout, run, stated.guesses, stated.effects)
-    notes = [*sizes.notes, *prices.notes, *_notes(sizes, left, root, run, known)]
+    notes = [*sizes.notes, *prices.notes, *_notes(sizes, left, root, run if stated.hardware is None else None, known)]
+    if stated.hardware:
+        notes += stated.hardware.notes({model: size for model, (size, _) in parameters.told.items() if size})
     if known and not sizes.at_once:
         notes += _side_by_side(cost, counts, estimates)
     lines = [_made(what, of, items, left) for what, of, items in totals(sizes.items)]
     kind = spec.model_dump(include={"kind"})["kind"]
-    sources = prices.assumptions(used_fields(sizes, left), used_names(left)) if known else []
+    sources = _sources(prices, sizes, left, parameters) if known else []
     return Plan(spec.name, kind, spec.spec_hash, lines, prices, cost, estimates, power, notes, sources)
+
+
+def _sources(prices: Priced, sizes: Sizes, left: Sequence[Item], parameters: Parameters) -> list[tuple[str, str, str]]:
+    """(what, value, source) of everything that the time depends on; what only FLOPs need is told where they are used."""
+    rows = prices.assumptions(used_fields(sizes, left), used_names(left))
+    rates = flops_rates(prices.costs)
+    each = token_seconds([item for item in left if by_flops(item, prices.costs)], rates)
+    if not each:
+        return rows
+    sized = [
+        (f"parameters, {model}", f"{size:.3g}" if size else "not known", source)
+        for model, (size, source) in parameters.told.items()
+    ]
+    return [*rows, *sized, *each]
 
 
 def _made(what: str, of: str, items: Sequence[Item], left: Sequence[Item]) -> Made:

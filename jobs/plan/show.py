@@ -67,23 +67,27 @@ def _stages(plan: Plan) -> Table:
 
 
 def _workers(plan: Plan) -> Table:
-    from jobs.plan.plan import device_hours, efficiency
+    from jobs.plan.plan import device_hours, efficiency, money
 
     costs = plan.priced.costs
     unit = f"{costs.devices} {costs.device}{'s' * (costs.devices != 1)}"
     partly = " (of what has a cost)" if plan.costed.unknown else ""
     table = _table(f"On more workers of {unit} each{partly}")
     _numbers(table, "workers", "wall", f"{costs.device}-hours", "efficiency")
+    priced = costs.device_hour_price is not None
+    if priced:
+        _numbers(table, "price")
     table.add_column("most of it goes to")
     first = plan.estimates[0].wall
     for one in plan.estimates:
         held, what = one.parts[0] if one.parts else (0.0, "nothing")
         share = f"{what} {held / one.wall:.0%}" if one.wall else what
         if one.workers is None:
-            table.add_row("limit", duration(one.wall), "", "", share)
+            table.add_row("limit", duration(one.wall), "", "", *([""] if priced else []), share)
         else:
             hours = f"{device_hours(one, costs.devices):,.3g}"
-            table.add_row(f"{one.workers:,}", duration(one.wall), hours, f"{efficiency(one, first):.0%}", share)
+            price = [f"{money(one, costs):,.0f}"] if priced else []
+            table.add_row(f"{one.workers:,}", duration(one.wall), hours, f"{efficiency(one, first):.0%}", *price, share)
     return table
 
 

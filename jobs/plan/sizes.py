@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.plan.counting import Counts, Rows
 from jobs.plan.items import Item, Sizes
+from jobs.plan.parameters import Parameters
 from jobs.plan.students import Student, students_of, visits_of
-from jobs.plan.teachers import Answered, answered, judged_by_endpoint, tuned
+from jobs.plan.teachers import Answered, answered, answering_model, judged_by_endpoint, tuned
 from sftfilter.config import stable_hash
 from sftfilter.errors import SpecError
 
@@ -28,14 +29,18 @@ if TYPE_CHECKING:
     from sftfilter.training_settings import TrainingSettings
 
 
-def sizes_of(spec: JobSpec, counts: Counts, chars_per_token: float) -> Sizes:
+_FORWARD, _ADAPTERS, _FULL = 2.0, 4.0, 6.0
+"""FLOPs for each parameter and token: read or written, trained with frozen weights, trained; as `utilisation` counts them."""
+
+
+def sizes_of(spec: JobSpec, counts: Counts, chars_per_token: float, parameters: Parameters | None = None) -> Sizes:
     """What a spec would make.
 
     Raises:
         SpecError: a spec of this kind makes nothing of that sort, or rows have to be stated.
         DataError: a file cannot be read.
     """
-    sizer = _Sizer(counts, chars_per_token)
+    sizer = _Sizer(counts, chars_per_token, parameters or Parameters({}))
     by_kind: dict[str, Callable[[Any], None]] = {
         "experiment": sizer.experiment,
         "sweep": sizer.sweep,
@@ -54,15 +59,21 @@ def sizes_of(spec: JobSpec, counts: Counts, chars_per_token: float) -> Sizes:
         )
     by_kind[kind](spec)
     counts.check_used()
+    sizer.parameters.check_used()
+    for name in dict.fromkeys(counts.no_length):
+        sizer.sizes.say(
+            f"{name}: its rows are not here, so their tokens count for nothing; state them: --tokens {name}=NUMBER"
+        )
     return sizer.sizes
 
 
 class _Sizer:
     """Walks a spec as its run would."""
 
-    def __init__(self, counts: Counts, chars_per_token: float) -> None:
+    def __init__(self, counts: Counts, chars_per_token: float, parameters: Parameters) -> None:
         self.counts = counts
         self.per_token = chars_per_token
+        self.parameters = parameters
         self.sizes = Sizes()
 
     def experiment(self, spec: Experiment, asks_teachers: bool = True) -> None:
@@ -78,7 +89,7 @@ class _Sizer:
                 [self._scored(spec, name, spec.scorers[name], {teacher: rows[teacher]}, f"{name} on {teacher}")]
             )
         students = list(students_of(spec, {name: given.rows for name, given in rows.items()}))
-        made = [self._student(one, spec.training, rows_tokens(rows, self.per_token)) for one in students]
+        made = [self._student(one, spec, rows_tokens(rows, self.per_token)) for one in students]
         self.sizes.add(made)
         self.sizes.decided += len(students)
         if any(arm.intervention and arm.intervention.kind == "paraphrase" for arm in spec.arms.values()):
@@ -126,7 +137,7 @@ class _Sizer:
             replace(like, name=f"test {n + 1}", key=stable_hash([spec.spec_hash, "search", n]), sure=False)
             for n in range(spec.budget - len(searched))
         ]
-        made = [self._student(one, spec.training, tokens) for one in searched]
+        made = [self._student(one, spec, tokens) for one in searched]
         self.sizes.add(made)
         self.sizes.decided += len(searched)
         self._asked(ends, [], made)
@@ -156,7 +167,7 @@ class _Sizer:
                 key = stable_hash([spec.spec_hash, name, seed])
                 steps = visits // spec.training.batch
                 students.append(Student(f"{name}-s{seed}", key, clean.count - less, visits, steps, clean.exact))
-        made = [self._student(one, spec.training, rows_tokens(pool, self.per_token)) for one in students]
+        made = [self._student(one, spec, rows_tokens(pool, self.per_token)) for one in students]
         self.sizes.add(made)
         self._asked(spec, [], made)
 
@@ -173,7 +184,7 @@ class _Sizer:
             for seed in spec.seeds:
                 key = stable_hash([source.model_dump(mode="json"), seed])
                 one = Student(f"{name}-s{seed}", key, rows.count, visits, visits // spec.training.batch, rows.exact)
-                self.sizes.add([self._student(one, spec.training, tokens)])
+                self.sizes.add([self._student(one, spec, tokens)])
 
     def score(self, spec: Score) -> None:
         """Every teacher's rows by every scorer."""
@@ -188,13 +199,15 @@ class _Sizer:
         for name, run in tuned(spec, self.counts):
             base = [
                 Item("tuning", "rollouts", "base", count, key, "the base answers neutral prompts", spec.generation_pool.batch,
-                     tokens=count * spec.generation.max_new_tokens)
+                     **self._read(spec.base_model, count * spec.generation.max_new_tokens))
                 for count, key in run.neutral
             ]  # fmt: skip
             self.sizes.add(base)
             visits = visits_of(run.rows, run.settings)
             student = Student(f"teacher {name}", run.key, run.rows, visits, visits // run.settings.batch, True)
-            self.sizes.add([replace(self._student(student, run.settings, run.chars / self.per_token), stage="tuning")])
+            self.sizes.add(
+                [replace(self._student(student, spec, run.chars / self.per_token, run.settings), stage="tuning")]
+            )
         made = answered(spec, prompts, self.counts)
         self.sizes.add(self._answers_to(spec, prompts, "", list(spec.teachers)))
         return made
@@ -207,8 +220,8 @@ class _Sizer:
             tokens = given.rows.count * (prompts.prompt_chars + given.rows.answer_chars) / self.per_token
             key = stable_hash([given.settings, what])
             found.append(
-                Item("rollouts", "rollouts", name, given.rows.count, key, name, given.share, tokens=tokens,
-                     sure=prompts.exact)
+                Item("rollouts", "rollouts", name, given.rows.count, key, name, given.share, sure=prompts.exact,
+                     **self._read(answering_model(spec, name), tokens))
             )  # fmt: skip
         return found
 
@@ -220,39 +233,51 @@ class _Sizer:
         return Item("scores", "scores", name, count, key, told_as, spec.scoring_pool.batch or 64, scorer.kind,
                     chars / self.per_token, sure=sure)  # fmt: skip
 
-    def _student(self, one: Student, training: TrainingSettings, tokens_a_row: float) -> Item:
+    def _student(self, one: Student, spec: Any, tokens_a_row: float, settings: TrainingSettings | None = None) -> Item:
+        """A student of a spec's base, trained as the spec says unless other settings are given."""
+        training = settings or spec.training
         exports = 0
         if training.exports is not None:
             made = one.steps // training.exports.every_steps
             exports = made if training.exports.keep is None else min(made, training.exports.keep)
         # A step is shared out by its rows, so a student has at most `batch` workers: the share of each is that of a step.
         share = max(1, one.visits // training.batch)
-        return Item("training", "student", one.name, one.visits, one.key, one.name, share, tokens=one.visits * tokens_a_row,
-                    exports=exports, sure=one.sure)  # fmt: skip
+        tokens = one.visits * tokens_a_row
+        each = _FULL if training.method.kind == "full" else _ADAPTERS
+        flops = each * (self.parameters.of(spec.base_model) or 0.0) * tokens
+        return Item("training", "student", one.name, one.visits, one.key, one.name, share, tokens=tokens, exports=exports,
+                    sure=one.sure, model=spec.base_model, flops=flops)  # fmt: skip
+
+    def _read(self, model: str, tokens: float) -> dict[str, Any]:
+        """Fields of an item whose tokens a model reads or writes."""
+        size = self.parameters.of(model) if model else None
+        return {"tokens": tokens, "model": model, "flops": _FORWARD * (size or 0.0) * tokens}
 
     def _asked(self, spec: Study, others: Sequence[tuple[str, str]], students: Sequence[Item]) -> None:
         """Answers of models: keys and names of those that are no students of arms, and the students."""
         from jobs.plan.asked import instructions, prompts_of
 
-        each = 0
+        each, tokens = 0, 0.0
         for trait, settings in spec.traits.items():
-            asked = prompts_of(settings)
+            asked = prompts_of(settings, self.per_token)
             self.sizes.heldout[trait] = asked.groups
-            each += asked.answers
+            each, tokens = each + asked.answers, tokens + asked.tokens
             if judged_by_endpoint(settings):
                 self.sizes.say(f"{trait}: a judge is asked for each of a model's {asked.answers} answers besides")
-        beside = instructions(spec.capability)
-        items = [_model(key, name, each + beside) for key, name in others]
+        beside = instructions(spec.capability, self.per_token)
+        alone = self._read(spec.base_model, tokens)
+        whole = self._read(spec.base_model, tokens + beside.tokens)
+        items = [_model(key, name, each + beside.answers, whole) for key, name in others]
         for student in students:
-            items.append(_model(student.key, student.of, each + beside, student.sure))
+            items.append(_model(student.key, student.of, each + beside.answers, whole, student.sure))
             for n in range(student.exports):
                 name = f"{student.of} at checkpoint {n + 1}"
-                items.append(_model(f"{student.key} {n}", name, each, student.sure))
+                items.append(_model(f"{student.key} {n}", name, each, alone, student.sure))
         self.sizes.add(items)
 
 
-def _model(key: str, name: str, answers: int, sure: bool = True) -> Item:
-    return Item("evaluation", "answers", name, answers, key, name, sure=sure)
+def _model(key: str, name: str, answers: int, read: dict[str, Any], sure: bool = True) -> Item:
+    return Item("evaluation", "answers", name, answers, key, name, sure=sure, **read)
 
 
 def rows_tokens(rows: dict[str, Answered], per_token: float) -> float:

@@ -84,6 +84,12 @@ def tuned(spec: Answering, counts: Counts) -> Iterator[tuple[str, TeacherRun]]:
         yield name, TeacherRun(rows, given.prompt_chars + given.answer_chars, key, neutral, teacher.training)
 
 
+def answering_model(spec: Answering, name: str) -> str:
+    """The model that a teacher answers with; empty for one behind a URL or in files."""
+    teacher = spec.teachers[name]
+    return spec.base_model if isinstance(teacher, TunedTeacher) else getattr(teacher, "model", "")
+
+
 def judged_by_endpoint(trait: Any) -> bool:
     """Whether a judge behind a URL grades a trait."""
     return getattr(getattr(trait, "judge", None), "kind", None) == "endpoint"

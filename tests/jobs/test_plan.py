@@ -319,7 +319,7 @@ def _design(spec: JobSpec) -> Design:
 def _pilot(folder: Path, spec: Experiment | Lattice, rates: dict[str, float], seeds: int, samples: int = 1) -> Path:
     """A finished run whose prompts and seeds do not matter: every grade is drawn for itself."""
     rng = np.random.default_rng(5)
-    told = spec.model_dump(mode="json") | {"seeds": list(range(seeds))}
+    told: Any = spec.model_dump(mode="json") | {"seeds": list(range(seeds))}
     told["traits"]["date_confusion"] |= {"samples": samples, "temperature": float(samples > 1)}
     if isinstance(spec, Lattice):
         parts = parts_of(spec)
@@ -409,7 +409,7 @@ def test_a_lattice_has_a_contrast_for_each_cell_and_each_changed_share(tmp_path:
 
 
 def test_samples_help_where_they_are_drawn_and_only_down_to_the_rest(tmp_path: Path) -> None:
-    def of(*overrides: str, pilot: Path | None = None, **guesses: Any) -> dict[str, Any]:
+    def of(*overrides: str, pilot: Any = None, **guesses: Any) -> dict[str, Any]:
         spec = load_experiment(SPECS / "quickstart-full.yaml", [f"traits.date_confusion.{one}" for one in overrides])
         heldout = {"date_confusion": {"trait": 60}}
         power = power_of_design(_design(spec), heldout, pilot, Guesses(**guesses), ["0.22"])
@@ -420,11 +420,11 @@ def test_samples_help_where_they_are_drawn_and_only_down_to_the_rest(tmp_path: P
     assert cold["gap"] == of()["gap"] and cold["R_drop_row"].samples is None
     assert warm["gap"].detectable == pytest.approx(cold["gap"].detectable)  # the same variance, split otherwise
     assert four["gap"].detectable < warm["gap"].detectable
-    free = {"sample_share": 0.9, "prompt_share": 0.3, "seed_sd": 0.02}
+    free: dict[str, Any] = {"sample_share": 0.9, "prompt_share": 0.3, "seed_sd": 0.02}
     least = of("temperature=1", **free)["R_filter"].samples
     assert least > 1 and of("temperature=1", f"samples={least}", **free)["R_filter"].detectable <= 0.22
     assert of("temperature=1", f"samples={least - 1}", **free)["R_filter"].detectable > 0.22
-    assert of("temperature=1", **free | {"sample_share": 0})["R_filter"].samples is None
+    assert of("temperature=1", **{**free, "sample_share": 0})["R_filter"].samples is None
     # A pilot with samples tells them apart: here nothing but they differ, so they can stand in for prompts.
     spec = load_experiment(SPECS / "quickstart-full.yaml")
     pilot = _pilot(tmp_path / "pilot", spec, {"all-T": 0.8, "all-C": 0.0}, 3, samples=8)
