@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -17,8 +18,8 @@ from typing import Any
 CONSTRAINTS = Path(__file__).parent / "constraints.txt"
 
 
-def audited(pins: Sequence[str]) -> tuple[list[str], int]:
-    """(a line for each vulnerable package, how many packages the service knew) of requirements like `ray==2.60.0`."""
+def audited(pins: Sequence[str]) -> tuple[list[str], set[str]]:
+    """(a line for each vulnerable package, names of the packages that the service knew) of requirements like `ray==2.60.0`."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as listed:
         listed.write("\n".join(pins) + "\n")
         listed.flush()
@@ -39,9 +40,9 @@ def audited(pins: Sequence[str]) -> tuple[list[str], int]:
     try:
         found: list[dict[str, Any]] = json.loads(done.stdout)["dependencies"]
     except (json.JSONDecodeError, KeyError):
-        return [], 0  # it ended with a connection error
+        return [], set()  # it ended with a connection error
     known = [one for one in found if "skip_reason" not in one]
-    return [_line(one) for one in known if one["vulns"]], len(known)
+    return [_line(one) for one in known if one["vulns"]], {_normal(one["name"]) for one in known}
 
 
 def _line(one: dict[str, Any]) -> str:
@@ -49,21 +50,31 @@ def _line(one: dict[str, Any]) -> str:
     return f"{one['name']} {one['version']}: {'; '.join(vulns)}"
 
 
+def _normal(pin: str) -> str:
+    """A requirement's package, written as an index does."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[\[=]", pin)[0].strip()).lower()
+
+
 def main() -> None:
-    """Exit with 1 on a known vulnerability, or with --required where nobody could be asked."""
+    """Exit with 1 on a known vulnerability, or with --required where nobody could be asked, be it for a single package."""
     parser = argparse.ArgumentParser(prog="python -m cluster.audit", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--required", action="store_true", help="fail where no advisory service can be reached")
     required = parser.parse_args().required
     pins = [line.split("#")[0].strip() for line in CONSTRAINTS.read_text().splitlines()]
     pins = [pin for pin in pins if pin]
-    if not audited(pins[:1])[1]:
+    if not audited(pins[:1])[1] or not (found := audited(pins))[1]:
         print("dependencies: no advisory service can be reached, so none is audited")
         sys.exit(int(required))
-    vulnerable, known = audited(pins)
+    vulnerable, known = found
     for line in vulnerable:
         print(line)
-    print(f"dependencies: {known} of {len(pins)} audited, {len(vulnerable)} with known vulnerabilities")
-    sys.exit(bool(vulnerable))
+    missed = [pin for pin in pins if _normal(pin) not in known]
+    print(
+        f"dependencies: {len(pins) - len(missed)} of {len(pins)} audited, {len(vulnerable)} with known vulnerabilities"
+    )
+    if missed:
+        print(f"not audited, since the service said nothing of them: {', '.join(missed)}")
+    sys.exit(bool(vulnerable) or bool(missed and required))
 
 
 if __name__ == "__main__":
