@@ -37,18 +37,20 @@ class _OnLoss(Settings):
 
     def first_stop(self, curve: Curve) -> str | None:
         """Why and at which step the student is stopped; None if it is not. A longer curve gives the same answer."""
-        found = self.bound(curve)
-        if found is None:
+        steps = range(self.after_steps, max(curve, default=0) + 1)
+        return next((why for step in steps if (why := self.stop_at(curve, step))), None)
+
+    def stop_at(self, curve: Curve, step: int) -> str | None:
+        """Why the student is stopped at this very step, for whoever is told of one step after the other."""
+        if step < self.after_steps:
             return None
-        limit, what = found
-        for step in range(self.after_steps, max(curve, default=0) + 1):
-            loss = mean_to(curve, step, self.window)
-            if loss is not None and loss > limit:
-                return (
-                    f"stopped by the rule {getattr(self, 'kind', '')} at step {step}: its loss over the last {self.window} "
-                    f"steps is {loss:.3f}, above {limit:.3f}{what}"
-                )
-        return None
+        found, loss = self.bound(curve), mean_to(curve, step, self.window)
+        if found is None or loss is None or loss <= found[0]:
+            return None
+        return (
+            f"stopped by the rule {getattr(self, 'kind', '')} at step {step}: its loss over the last {self.window} "
+            f"steps is {loss:.3f}, above {found[0]:.3f}{found[1]}"
+        )
 
 
 class LossAbove(_OnLoss):

@@ -10,7 +10,7 @@ from sftfilter.stopping import LossAbove, NoProgress
 
 
 class RuleStopper(tune.Stopper):
-    """Asks the rule after every step that a trial reports (`student`, `step`, `loss`)."""
+    """Asks the rule of every step that a trial reports (`student`, `step`, `loss`); those before were asked of before."""
 
     def __init__(self, rule: LossAbove | NoProgress) -> None:
         self.rule = rule
@@ -22,7 +22,7 @@ class RuleStopper(tune.Stopper):
             return False
         curve = self.curves.setdefault(trial_id, {})
         curve[result["step"]] = result["loss"]
-        return self.rule.first_stop(curve) is not None
+        return self.rule.stop_at(curve, result["step"]) is not None
 
     def stop_all(self) -> bool:
         """Never: the others go on."""

@@ -17,6 +17,7 @@ from sftfilter.stopping import LossAbove, NoProgress, StopRule, mean_to
 from sftfilter.training import TrainingRun
 from sftfilter.training_plan import TrainingPlan
 from sftfilter.training_settings import Execution, TrainingSettings
+from sftfilter.trial_stop import RuleStopper
 from sftfilter.trials import STOPPED, Rulings, Trained, Trial, train_trials
 
 ABOVE = LossAbove(kind="loss_above", above=2.0, after_steps=6, window=3)
@@ -53,6 +54,28 @@ def test_a_longer_curve_gives_the_same_answer(rule: LossAbove | NoProgress) -> N
             at = int(whole.split("at step ")[1].split(":")[0])
             assert rule.first_stop({step: curve[step] for step in range(1, at + 1)}) == whole
             assert rule.first_stop({step: curve[step] for step in range(1, at)}) is None
+
+
+class _Counted(dict[int, float]):
+    """A curve that counts how often it is looked at."""
+
+    looks = 0
+
+    def get(self, step: int, default: Any = None) -> Any:
+        """One step's loss."""
+        self.looks += 1
+        return super().get(step, default)
+
+
+@pytest.mark.parametrize("rule", [ABOVE, PROGRESS])
+def test_what_ends_a_trial_looks_at_the_newest_step_only(rule: LossAbove | NoProgress) -> None:
+    stopper, curve = RuleStopper(rule), _Counted()
+    stopper.curves["trial"] = curve
+    losses = [*np.linspace(1.9, 1.0, 1500), *[9.0] * 10]
+    ended = [step for step, loss in enumerate(losses, 1) if stopper("trial", {"step": step, "loss": loss})]
+    why = rule.first_stop(dict(curve))
+    assert why and f"at step {ended[0]}: " in why, "the step that the whole curve is stopped at"
+    assert curve.looks <= 2 * rule.window * len(losses), "not the whole curve at each of its steps"
 
 
 def test_missing_steps_are_not_averaged_over() -> None:
