@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,13 +19,47 @@ from jobs.run_record import RunRecord
 from jobs.score_tables import plain_table
 from sftfilter.artifacts import Artifact
 from sftfilter.memory import MemoryWatch
+from sftfilter.private import redact
+
+
+class _WithoutSecrets(io.TextIOBase):
+    """Standard error, whichever it is at the moment, without the values of secrets."""
+
+    @property
+    def _below(self) -> Any:
+        return getattr(sys.stderr, "rich_proxied_file", sys.stderr)  # a live bar redirects it to its console
+
+    @property
+    def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Of what is below."""
+        return self._below.encoding
+
+    def write(self, text: str) -> int:
+        """Write text without secrets."""
+        return self._below.write(redact(text))
+
+    def flush(self) -> None:
+        """Of what is below."""
+        self._below.flush()
+
+    def isatty(self) -> bool:
+        """Of what is below."""
+        return self._below.isatty()
+
+    def fileno(self) -> int:
+        """Of what is below."""
+        return self._below.fileno()
+
+
+def _console() -> Console:
+    return Console(file=cast(IO[str], _WithoutSecrets()), highlight=False)
 
 
 @dataclass
 class Stages:
     """Times every stage and remembers its artifacts, for the console, results.json, the report and `sftfilter status`."""
 
-    console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
+    console: Console = field(default_factory=_console)
     seconds: dict[str, float] = field(default_factory=dict)
     artifacts: list[dict[str, Any]] = field(default_factory=list)
     memory: MemoryWatch = field(default_factory=MemoryWatch)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shlex
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -21,7 +23,7 @@ from jobs.spec import load_spec
 from sftfilter.disk import disk_errors
 from sftfilter.errors import MachineError, SftfilterError
 from sftfilter.extension_lock import clear_stale_locks, extensions_dir
-from sftfilter.private import redact
+from sftfilter.private import redact, remember_named
 
 if TYPE_CHECKING:
     from jobs.run_metrics import RunMetrics
@@ -53,6 +55,7 @@ def run_spec(spec: JobSpec, command: str, action: Action | None = None) -> Mappi
     Raises:
         MachineError: another run of this name is at work in the same results folder.
     """
+    remember_named(spec.model_dump(mode="json"))
     with _alone(spec, redact(command)):
         return _run(spec, redact(command), action)
 
@@ -137,6 +140,7 @@ def run_local(spec: JobSpec, command: str, action: Action | None = None) -> Mapp
 
     if not spec.needs_ray:
         return run_spec(spec, command, action)
+    remember_named(spec.model_dump(mode="json"))
     with _alone(spec, redact(command)), local_ray(worker_env()):
         import ray
 
@@ -162,7 +166,10 @@ def _quiet_libraries() -> None:
 
 @contextmanager
 def readable_errors() -> Iterator[None]:
-    """Print our own errors without a traceback and leave with their exit code; SIGTERM ends as Ctrl-C does."""
+    """Print our own errors without a traceback and leave with their exit code; SIGTERM ends as Ctrl-C does.
+
+    Others keep their traceback, without the values of secrets, and leave with 1.
+    """
 
     sigterm_as_ctrl_c()
     try:
@@ -173,6 +180,9 @@ def readable_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted: finished stages are kept, the same command goes on from there", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except Exception:
+        print(redact(traceback.format_exc()), file=sys.stderr, end="")
+        sys.exit(1)
 
 
 def sigterm_as_ctrl_c() -> None:
@@ -189,13 +199,17 @@ def main(arguments: Sequence[str]) -> None:
     from jobs.foresight import refuse_unusable
     from jobs.plan.brief import brief
 
-    if not arguments or arguments[0].startswith("-"):
-        sys.exit("usage: python -m jobs.run SPEC [--set a.b=value ...]\nOn this machine alone: sftfilter run SPEC")
-    path, *rest = arguments
-    overrides = [value for flag, value in zip(rest[::2], rest[1::2], strict=False) if flag == "--set"]
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs.run",
+        description="Run a spec on the Ray cluster at hand. On this machine alone: sftfilter run SPEC",
+        allow_abbrev=False,
+    )
+    parser.add_argument("spec", metavar="SPEC", help="a YAML file")
+    parser.add_argument("--set", metavar="A.B=VALUE", action="append", default=[], help="change a field (repeatable)")
+    given = parser.parse_args(arguments)
     with readable_errors():
-        spec = load_spec(path, overrides)
-        refuse_unusable(path, spec)
+        spec = load_spec(given.spec, given.set)
+        refuse_unusable(given.spec, spec)
         for line in brief(spec, results_root(spec)):
             print(line, flush=True)
         if spec.needs_ray:

@@ -18,6 +18,8 @@ from sftfilter.errors import SpecError
 __all__ = ["Arm", "Experiment", "Spec", "load_experiment", "load_spec"]
 
 
+EXPERIMENT = "experiment"
+"""Field of a sweep; where it is the path of a spec, `--set experiment.a.b=value` changes a field of that spec."""
 _MOST_ENTRIES = 100_000
 
 
@@ -32,11 +34,16 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
     """
     file = Path(path)
     data, tree = _read(file)
+    inner: list[str] = []
     for change in overrides:
-        override(data, change)
+        named = data.get("kind") == "sweep" and isinstance(data.get(EXPERIMENT), str)
+        if named and change.startswith(f"{EXPERIMENT}."):
+            inner.append(change.removeprefix(f"{EXPERIMENT}."))
+        else:
+            override(data, change)
     adapter: TypeAdapter[Spec] = TypeAdapter(Spec)
     try:
-        return adapter.validate_python(data, context={"folder": file.parent})
+        return adapter.validate_python(data, context={"folder": file.parent, "experiment_overrides": inner})
     except ValidationError as error:
         raise SpecError(problems(file, tree, data, error, adapter)) from error
 
@@ -126,7 +133,7 @@ def override(data: dict[str, Any], change: str) -> None:
     """Apply one `--set a.b=value`.
 
     Raises:
-        SpecError: it is not of that form, or names something that holds no keys.
+        SpecError: it is not of that form, its value is no YAML, or it names something that holds no keys.
     """
     key, equals, value = change.partition("=")
     if not equals:
@@ -137,4 +144,10 @@ def override(data: dict[str, Any], change: str) -> None:
         here = here.setdefault(parent, {}) if isinstance(here, dict) else None
         if not isinstance(here, dict):
             raise SpecError(f"--set {change}: '{parent}' holds no keys")
-    here[last] = yaml.safe_load(value)
+    try:
+        here[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        said = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise SpecError(
+            f"--set {key}: '{value}' is not valid YAML ({said}); quote it: --set '{key}=\"...\"'"
+        ) from error

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from sftfilter.errors import SpecError
 
-EXCLUDES = (".venv", ".git", "runs", ".cache")
+EXCLUDES = (".venv", ".git", "runs", ".cache", ".env", ".env.*", "*.key", "*.pem")
+"""As a .gitignore writes them. The last are where people keep keys, and whoever may submit can read what was uploaded."""
 _LISTED = 8
 _MIB = 2**20
 
@@ -36,7 +37,7 @@ class Upload:
         rest = self.files[_LISTED:]
         if rest:
             lines.append(f"  {_size(sum(size for _, size in rest)):>9}  in {len(rest)} more")
-        return lines
+        return [*lines, f"  left out: {', '.join(EXCLUDES)}, and what .gitignore and .rayignore name"]
 
     def check(self) -> None:
         """Raise when Ray would refuse the package.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from sftfilter.errors import MachineError
 
 SECRET_LENGTH = 12
 """Shorter values are not blotted out: they are not worth guessing at, and too much else would go with them."""
-_VARIABLE = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS)$")
+_VARIABLE = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS)S?(_?\d+)?$")
+_remembered: dict[str, str] = {}
+"""Secrets that this process was told of: value -> name. Only ever added to: text that holds one may come at any time."""
 _FIELD = re.compile(
     r"(^|_)(api_?keys?|secrets?|passwords?|authori[sz]ation|credentials?|(access|private|secret)_?keys?)($|_)"
     r"|^(key|token|bearer)$|(^|_)(api|access|auth|session|bearer|refresh|security|hf|id)_?token$"
@@ -35,6 +38,7 @@ def read_private_file(path: str | Path, what: str) -> str:
     secret = file.read_text().strip()
     if not secret:
         raise MachineError(f"{what}: {file} is empty on {os.uname().nodename}")
+    remember(secret, file.name)
     return secret
 
 
@@ -56,12 +60,37 @@ def check_private(file: Path, what: str) -> None:
         raise MachineError(f"{what}: {file} may not be read by this user on {os.uname().nodename}")
 
 
+def remember(secret: str, name: str) -> None:
+    """Blot a value out from now on, whatever the variable or file that it came from is called."""
+    if len(secret) >= SECRET_LENGTH:
+        _remembered[secret] = name
+
+
+def remember_named(fields: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Remember what a spec's data names at any depth by `api_key_env` and `api_key_file`, so far as it is on this machine."""
+    named = fields.items() if isinstance(fields, Mapping) else enumerate(fields)
+    for key, value in named:
+        if isinstance(value, Mapping | list | tuple):
+            remember_named(value)
+        elif isinstance(value, str) and str(key).endswith("api_key_env"):
+            remember(os.environ.get(value, "").strip(), value)
+        elif isinstance(value, str) and str(key).endswith("api_key_file"):
+            with contextlib.suppress(OSError, UnicodeDecodeError):  # whoever needs it says what is wrong with it
+                remember(Path(value).expanduser().read_text().strip(), Path(value).name)
+
+
 def redact(text: str, environment: Mapping[str, str] | None = None) -> str:
-    """The text with the value of every variable that is named like a secret replaced by the variable's name."""
-    for name, value in (os.environ if environment is None else environment).items():
-        if len(value) >= SECRET_LENGTH and _VARIABLE.search(name):
-            text = text.replace(value, f"[{name}]")
+    """The text with secrets replaced by their names: those remembered, and values of variables that are named like one."""
+    known = {value: name for name, value in _named_like_secrets(os.environ if environment is None else environment)}
+    for value, name in sorted((known | _remembered).items(), key=lambda item: -len(item[0])):
+        text = text.replace(value, f"[{name}]")
     return text
+
+
+def _named_like_secrets(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    return (
+        (name, value) for name, value in environment.items() if len(value) >= SECRET_LENGTH and _VARIABLE.search(name)
+    )
 
 
 def literal_secrets(fields: Mapping[str, Any] | Sequence[Any], where: str = "") -> list[str]:

@@ -95,7 +95,7 @@ def _from_file(value: Any, info: ValidationInfo) -> Any:
         return value
     from jobs.spec import load_experiment  # the module of all kinds, this one among them
 
-    return load_experiment(resolve_path(value, info))
+    return load_experiment(resolve_path(value, info), (info.context or {}).get("experiment_overrides", ()))
 
 
 class Sweep(SideBySide):

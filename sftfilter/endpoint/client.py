@@ -17,7 +17,7 @@ from sftfilter.endpoint.pacing import pace_of, pause
 from sftfilter.endpoint.replies import Answer, Failure, Trouble, read_answer, read_refusal
 from sftfilter.endpoint.settings import Endpoint
 from sftfilter.errors import EvalError, MachineError
-from sftfilter.private import SECRET_LENGTH, read_private_file
+from sftfilter.private import SECRET_LENGTH, read_private_file, remember
 from sftfilter.schema import Message
 
 if TYPE_CHECKING:
@@ -198,4 +198,5 @@ def api_key_of(endpoint: Endpoint) -> str:
             f"{endpoint.base_url}: the environment variable {endpoint.api_key_env}, which `api_key_env` names, is not set "
             f"on {os.uname().nodename}: set it where the job runs, on every node"
         )
+    remember(key, endpoint.api_key_env)
     return key

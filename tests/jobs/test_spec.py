@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from jobs.run import main
 from jobs.spec import load_experiment, load_spec
 from sftfilter.errors import SpecError
 from tests.conftest import REPOSITORY
@@ -208,6 +209,30 @@ def test_overrides_are_yaml_and_checked(tiny_spec: Callable[..., Path]) -> None:
         load_spec(tiny_spec(), ["training.epoch=3"])
     with pytest.raises(SpecError, match="expected key=value"):
         load_spec(tiny_spec(), ["training.epochs"])
+
+
+@pytest.mark.parametrize("value", ["[a", "{a: b", "'a", "a: b: c", "@a"])
+def test_an_override_that_is_no_yaml_says_so(tiny_spec: Callable[..., Path], value: str) -> None:
+    with pytest.raises(SpecError, match=r"^--set system_prompt: .* is not valid YAML \(.*\); quote it"):
+        load_spec(tiny_spec(), [f"system_prompt={value}"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sett", "name=x"], "unrecognized arguments: --sett"),
+        (["name=x"], "unrecognized arguments: name=x"),
+        (["--set"], "--set: expected one argument"),
+        (["--set=nonsense"], "--set nonsense: expected key=value"),
+        (["--set=basemodel=x", "--set", "seeds=[0]"], "did you mean 'base_model'"),
+    ],
+)
+def test_the_jobs_command_passes_over_no_argument(
+    tiny_spec: Callable[..., Path], arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([str(tiny_spec()), *arguments])
+    assert ended.value.code == 2 and message in capsys.readouterr().err
 
 
 def test_a_spec_extends_another(tiny_spec: Callable[..., Path], tmp_path: Path) -> None:

@@ -91,7 +91,8 @@ def test_the_listing_is_what_ray_packs(tmp_path: Path) -> None:
     from ray._private.runtime_env.packaging import create_package
 
     _write(tmp_path)
-    for name in (".venv/x", "runs/r", "data/keep.txt", "data/skip.log", ".git/HEAD"):
+    secret = (".env", "data/.env.local", "tls.key", "data/server.pem")
+    for name in (".venv/x", "runs/r", "data/keep.txt", "data/skip.log", ".git/HEAD", *secret):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name * 50)
     (tmp_path / ".gitignore").write_text("*.log\n")
@@ -101,6 +102,7 @@ def test_the_listing_is_what_ray_packs(tmp_path: Path) -> None:
     upload = upload_of(tmp_path)
     assert {str(path) for path, _ in upload.files} == packed == {".gitignore", "t.jsonl", "spec.yaml", "data/keep.txt"}
     assert upload.listing()[0].startswith("uploads 4 files") and upload.listing()[1].endswith("data/keep.txt")
+    assert upload.listing()[-1].startswith("  left out: .venv, .git, runs, .cache, .env, .env.*, *.key, *.pem")
     upload.check()
     with pytest.raises(SpecError, match=r"(?s)Ray takes less than 0\.1 KiB.*data/keep\.txt.*\.rayignore"):
         replace(upload, limit=100).check()

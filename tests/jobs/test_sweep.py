@@ -45,6 +45,16 @@ def test_grids_are_combined_and_labelled_by_what_tells_fields_apart() -> None:
     assert names == {"a.x": "a.x", "b.x": "b.x", "seeds": "experiment.seeds", "c.arm": "c.arm"}
 
 
+def test_an_override_reaches_the_experiment_that_a_path_names() -> None:
+    plain, changed = _sweep(), _sweep("experiment.seeds=[7]", "experiment.training.batch=4")
+    assert changed.experiment.seeds == [7] and changed.experiment.training.batch == 4
+    assert changed.experiment.prompts == plain.experiment.prompts, "its relative paths start where they did"
+    with pytest.raises(SpecError, match=r"sweep.*no field|unknown key 'sedes', did you mean 'seeds'"):
+        _sweep("experiment.sedes=[7]")
+    with pytest.raises(SpecError, match="'seeds' holds no keys"):
+        _sweep("experiment.seeds.x=7")
+
+
 def test_draws_stay_when_a_sweep_grows() -> None:
     rate = "{kind: loguniform, low: 1e-5, high: 1e-2}"
     few = points_of(_sweep(f"space={{training.learning_rate: {rate}, {FLAGGED}: [1]}}", "samples=3"))

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from sftfilter import private
 from sftfilter.config import Name, Settings
 from sftfilter.endpoint.client import ChatClient
 from sftfilter.endpoint.settings import Endpoint
 from sftfilter.errors import MachineError
 from sftfilter.generating import VllmTeacher
-from sftfilter.private import literal_secrets, read_private_file, redact
+from sftfilter.private import literal_secrets, read_private_file, redact, remember_named
 
 ENDPOINT = {"base_url": "https://host/v1", "model": "m"}
 
@@ -76,6 +77,33 @@ def test_what_looks_like_a_secret() -> None:
 def test_values_of_variables_named_like_secrets_are_blotted_out() -> None:
     env = {"JUDGE_API_KEY": "sk-0123456789", "HOME": "/home/somebody", "MY_TOKEN": "short"}
     assert redact("sk-0123456789 short /home/somebody", env) == "[JUDGE_API_KEY] short /home/somebody"
+
+
+def test_numbered_variables_are_secrets_and_paths_of_tokens_are_none() -> None:
+    env = {"OPENAI_API_KEY_2": "sk-0123456789ab", "API_KEYS": "k1-012345678,k2", "TOKEN_FILE": "/home/me/the-token"}
+    assert redact(" ".join(env.values()), env) == "[OPENAI_API_KEY_2] [API_KEYS] /home/me/the-token"
+
+
+def test_what_a_spec_names_is_blotted_out_whatever_it_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(private, "_remembered", {})
+    key = tmp_path / "judge"
+    key.write_text("in-a-file-0123456\n")
+    monkeypatch.setenv("WHERE_IT_IS", "in-a-variable-0123")
+    judges = [{"endpoint": {"api_key_env": "WHERE_IT_IS"}}, {"api_key_file": str(tmp_path / "none")}]
+    remember_named(
+        {"scorers": {"a": {"judges": judges}, "b": {"api_key_file": str(key)}}, "judge_api_key_env": "UNSET"}
+    )
+    assert redact("in-a-variable-0123 in-a-file-0123456") == "[WHERE_IT_IS] [judge]"
+
+
+def test_what_an_endpoint_reads_is_blotted_out_from_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(private, "_remembered", {})
+    monkeypatch.setenv("NOBODYS_GUESS", "in-a-variable-0123")
+    assert redact("in-a-variable-0123") == "in-a-variable-0123"
+    ChatClient(Endpoint.model_validate(ENDPOINT | {"api_key_env": "NOBODYS_GUESS"}))
+    assert redact("in-a-variable-0123") == "[NOBODYS_GUESS]"
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "a\\b", ".hidden", "", " ", "x\n", "a\0", "x" * 101])
