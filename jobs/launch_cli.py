@@ -40,6 +40,10 @@ Results = Annotated[Path, typer.Option(help="the specs' `results` folder, for ru
 WorkingDir = Annotated[Path, typer.Option(help="folder to upload; the spec must lie in it")]
 
 
+_RESUMED = ("run", "score", "decide", "inspect", "report", "eval")
+"""Commands whose record `resume` repeats; a record is data, so nothing else is."""
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     for command in (submit, status, logs, stop, resume):
@@ -81,7 +85,7 @@ def status(
     allow_plain_http: PlainHttp = False,
     ca_file: CaFile = None,
 ) -> None:
-    """Show what a run is doing: stages, rates and cost so far, time left; while it runs, and afterwards."""
+    """Show what a run is doing: stages, rates and cost so far, time left of the stage; while it runs, and afterwards."""
     from jobs.status import cluster_status, local_status, status_lines
 
     with readable_errors():
@@ -167,6 +171,7 @@ def resume(
         arguments = _arguments_of(results, name)
     from jobs.cli import app
 
+    sys.argv = ["sftfilter", *arguments]  # what `eval` writes down as its command
     app(arguments)
 
 
@@ -253,9 +258,12 @@ def _arguments_of(results: Path, name: str) -> list[str]:
 
     run = local_status(results, name)
     if run.state == "running":
-        raise SpecError(f"{name} runs already (process {run.pid} on {run.host}); see it with `sftfilter status {name}`")
+        heard = "" if run.silent_s is None else f", heard of {run.silent_s:.0f} s ago"
+        raise SpecError(
+            f"{name} runs already (process {run.pid} on {run.host}{heard}); see it with `sftfilter status {name}`"
+        )
     program, *arguments = shlex.split(run.command)
-    if program != "sftfilter" or not arguments or arguments[0] not in ("run", "score", "decide", "inspect", "report"):
+    if program != "sftfilter" or not arguments or arguments[0] not in _RESUMED:
         raise SpecError(
             f"{name} was started with `{run.command}`: repeat that, or `sftfilter resume` with its --address"
         )

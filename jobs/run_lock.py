@@ -62,6 +62,12 @@ class Holder:
         return f"process {self.pid} on {self.host} since {self.since} (`{self.command}`)"
 
 
+def silent_s(folder: Path) -> float | None:
+    """Seconds since whoever holds a run's folder gave a sign of life, by this machine's clock; None where nobody does."""
+    beat = _beat(folder)
+    return None if beat is None else max(0.0, time.time() - beat / 1e9)
+
+
 @contextlib.contextmanager
 def hold_run(folder: Path, command: str, beat_s: float = BEAT_S) -> Iterator[None]:
     """Keep every other run out of a folder until the block ends. What a killed run left is taken over.

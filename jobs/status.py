@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.processes import of_this_process
+from jobs.run_lock import silent_s
 from jobs.run_record import EVENTS, PROGRESS, parse_events
 from sftfilter.config import did_you_mean
 from sftfilter.errors import DataError, MachineError, SpecError
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 _FRESH_S = 60.0
+_SILENT_S = 60.0
+"""A run gives a sign of life every few seconds, and a server of files may show it a while later. Who takes the run up again
+waits for another one in any case (see `run_lock`), so clocks that differ cost no more than a wrong word here."""
 
 
 @dataclass
@@ -45,6 +50,8 @@ class RunStatus:
         progress: how far the work of this moment is, if it said so within the last minute.
         hours: of the cluster so far: `core_hours`, `worker_hours`, and `cost` where the spec states a price.
         hours_before: the same of earlier attempts in this record.
+        silent_s: of a run on another machine: seconds since its last sign of life, where it gave any.
+        arms: trained students -> their steps.
     """
 
     name: str
@@ -64,13 +71,18 @@ class RunStatus:
     progress: dict[str, Any] | None = None
     hours: dict[str, float | None] = field(default_factory=dict)
     hours_before: dict[str, float] = field(default_factory=dict)
+    silent_s: float | None = None
+    arms: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def on_this_machine(self) -> bool:
+        """Whether it was started on this machine."""
+        return self.host == os.uname().nodename
 
     @property
     def here(self) -> bool:
         """Whether its process runs on this machine."""
-        import os
-
-        return self.host == os.uname().nodename and of_this_process(self.pid, self.pid_started)
+        return self.on_this_machine and of_this_process(self.pid, self.pid_started)
 
     @property
     def seconds_left(self) -> float | None:
@@ -101,10 +113,9 @@ def local_status(results: Path, name: str) -> RunStatus:
         hint = did_you_mean(name, known) or (f"; there are: {', '.join(sorted(known))}" if known else "")
         raise SpecError(f"no run '{name}' below {results}{hint}; for one on a cluster give --address") from None
     status = status_of(lines, str(record))
-    if status.state == "running":
-        import os
-
-        if status.host == os.uname().nodename and not status.here:
+    if status.state == "running" and not status.here:
+        status.silent_s = silent_s(results / name)
+        if status.on_this_machine or (status.silent_s or 0.0) > _SILENT_S:
             status.state = "ended without a word"
     try:
         status.progress = _fresh(json.loads((results / name / PROGRESS).read_text()), lines, status)
@@ -194,6 +205,8 @@ def _apply(status: RunStatus, event: Mapping[str, Any]) -> None:
             }
         case "cost":
             status.hours = {key: event[key] for key in ("core_hours", "worker_hours", "cost")}
+        case "trained":
+            status.arms[event["arm"]] = event["steps"]
         case "note":
             status.notes.append(event["text"])
         case "end":
@@ -214,6 +227,8 @@ def status_lines(status: RunStatus, price: float | None = None) -> list[str]:
         price: of a worker's hour, instead of the spec's.
     """
     lines = [f"{status.name} ({status.kind}): {status.state}, begun {_moment(status.began)}"]
+    if not status.on_this_machine and status.silent_s is not None:
+        lines.append(f"  on {status.host}, whose last sign of life is {status.silent_s:.0f} s old")
     if status.error:
         lines.append(f"  {status.error}")
     for stage in status.stages.values():
@@ -222,6 +237,8 @@ def status_lines(status: RunStatus, price: float | None = None) -> list[str]:
         lines.append(f"  {stage.name:<11} {took:>12}  made {stage.made}, reused {stage.reused}  {stage.what}{mark}")
     if status.progress:
         lines.append(f"  now: {_progress(status)}")
+    if status.arms:
+        lines.append(f"  trained: {', '.join(f'{arm} ({steps} steps)' for arm, steps in status.arms.items())}")
     if status.hours:
         lines.append(f"cost so far: {_cost(status, price)}")
     if status.rates:
@@ -252,7 +269,9 @@ def _progress(status: RunStatus) -> str:
     left = status.seconds_left
     pace = f", {progress['rate']}" if progress.get("rate") else ""
     return f"{progress['unit']}: {progress['done']} of {progress['total']}{pace}" + (
-        f", about {datetime.timedelta(seconds=round(left))} left of it" if left is not None else ""
+        f", about {datetime.timedelta(seconds=round(left))} left of this (later stages not counted)"
+        if left is not None
+        else ""
     )
 
 

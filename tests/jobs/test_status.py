@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from jobs.console import Stages
+from jobs.run import readable_errors
+from jobs.run_lock import HOLDER, Holder
 from jobs.run_record import EVENTS, PROGRESS, RunRecord
 from jobs.status import local_status, status_lines
 from sftfilter.errors import DataError, SpecError
@@ -98,6 +101,21 @@ def test_secrets_are_blotted_out_of_the_record(tmp_path: Path, monkeypatch: pyte
     assert "sk-0123" not in written and "[SOME_API_KEY]" in written
 
 
+def test_secrets_are_blotted_out_of_the_console_and_of_tracebacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SOME_API_KEY", "sk-0123456789abcdef")
+    stages = Stages()
+    with stages.stage("scores", "with sk-0123456789abcdef"), stages.bar(3, "rows"):
+        stages.say("the judge said sk-0123456789abcdef")
+        stages.console.print("and sk-0123456789abcdef", markup=False)
+    with pytest.raises(SystemExit) as ended, readable_errors():
+        raise RuntimeError("a library said sk-0123456789abcdef")
+    said = capsys.readouterr().err
+    assert ended.value.code == 1 and "Traceback" in said and "RuntimeError: a library said [SOME_API_KEY]" in said
+    assert "sk-0123" not in said and said.count("[SOME_API_KEY]") == 4
+
+
 def test_resume_repeats_the_command_where_it_was_given(tmp_path: Path) -> None:
     """With a spec that fails at once, so that no Ray has to start: the error proves what was run, and where."""
     work = tmp_path / "work"
@@ -116,6 +134,49 @@ def test_resume_repeats_the_command_where_it_was_given(tmp_path: Path) -> None:
     )
     done = _cli("resume", "r", cwd=tmp_path)
     assert done.returncode == 2 and "repeat that" in done.stderr, "a record is data: only our own commands are repeated"
+
+
+def _elsewhere(root: Path, silent_s: float, **told: object) -> None:
+    """The record of a run that was started on another machine, and has not ended by its own word."""
+    event = {
+        "time": "2026-11-24T00:00:00+00:00",
+        "run": "a",
+        "event": "run",
+        "cwd": str(root),
+        "pid": 1,
+        "host": "other",
+    }
+    (root / "runs" / "r").mkdir(parents=True, exist_ok=True)
+    (root / "runs" / "r" / EVENTS).write_text(json.dumps(event | ABOUT | {"pid_started": 1.0} | told) + "\n")
+    holder = root / "runs" / "r" / HOLDER
+    holder.write_text(json.dumps(asdict(Holder("sftfilter run", host="other", boot="another"))))
+    beat = time.time() - silent_s
+    os.utime(holder, (beat, beat))
+
+
+def test_a_run_that_was_killed_on_another_machine_can_be_taken_up(tmp_path: Path) -> None:
+    _elsewhere(tmp_path, 3.0, command="sftfilter run gone.yaml")
+    alive = local_status(tmp_path / "runs", "r")
+    assert alive.state == "running" and "on other, whose last sign of life is 3 s old" in "\n".join(status_lines(alive))
+    refused = _cli("resume", "r", cwd=tmp_path)
+    assert refused.returncode == 2 and "runs already (process 1 on other, heard of" in refused.stderr
+    _elsewhere(tmp_path, 300.0, command="sftfilter run gone.yaml")
+    assert local_status(tmp_path / "runs", "r").state == "ended without a word"
+    taken = _cli("resume", "r", cwd=tmp_path)
+    assert taken.returncode == 2 and "gone.yaml: No such file" in taken.stderr
+
+
+def test_an_eval_can_be_taken_up_and_is_recorded_as_it_was_given(tmp_path: Path) -> None:
+    _elsewhere(tmp_path, 300.0, command="sftfilter eval none.yaml", kind="eval")
+    done = _cli("resume", "r", cwd=tmp_path)
+    assert done.returncode == 2 and "none.yaml: No such file" in done.stderr
+
+
+def test_students_that_are_trained_are_named(tmp_path: Path) -> None:
+    record = RunRecord(tmp_path / "r")
+    with record.whole_run(**ABOUT):
+        record.write("trained", stage="training", arm="all-T-s0", steps=8, loss=1.0)
+    assert "  trained: all-T-s0 (8 steps)" in status_lines(local_status(tmp_path, "r"))
 
 
 def test_progress_of_training_counts_steps_and_those_of_before_the_kill(tmp_path: Path) -> None:
