@@ -33,7 +33,7 @@ $(READY): pyproject.toml cluster/constraints.txt
 demo: $(READY) ## run the quickstart (or SPEC=...) and show its report
 	@$(BIN)/sftfilter run $(SPEC) --open
 
-test: $(READY) ## every test, the real pipeline at reduced size among them
+test: $(READY) ## the tests, the real pipeline at reduced size among them; not those of test-slow and chaos
 	@$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY) ## tests of many minutes that `make test` leaves out

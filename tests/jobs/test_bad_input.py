@@ -42,6 +42,15 @@ def test_help_and_validate(tiny_spec: Callable[..., Path]) -> None:
     assert took.ru_utime + took.ru_stime - began.ru_utime - began.ru_stime < 5
 
 
+def test_bash_completes_commands() -> None:
+    """As a user's shell does: what `--show-completion` prints is evaluated, and asked for words that begin so."""
+    asked = "COMP_WORDS=(sftfilter va); COMP_CWORD=1; _sftfilter_completion sftfilter; echo completed: ${COMPREPLY[@]}"
+    script = f'eval "$(sftfilter --show-completion)"; {asked}'
+    env = os.environ | {"PATH": f"{Path(SFTFILTER).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=400, env=env, check=False)
+    assert done.stdout.splitlines()[-1:] == ["completed: validate"], done.stdout + done.stderr
+
+
 def test_unknown_key_exits_2_without_traceback(tiny_spec: Callable[..., Path]) -> None:
     done = _cli("validate", str(tiny_spec(basemodel="x")))
     assert done.returncode == 2
