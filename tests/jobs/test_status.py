@@ -110,7 +110,7 @@ def test_secrets_are_blotted_out_of_the_console_and_of_tracebacks(
         stages.say("the judge said sk-0123456789abcdef")
         stages.console.print("and sk-0123456789abcdef", markup=False)
     with pytest.raises(SystemExit) as ended, readable_errors():
-        raise RuntimeError("a library said sk-0123456789abcdef")
+        raise RuntimeError(f"a library said {os.environ['SOME_API_KEY']}")
     said = capsys.readouterr().err
     assert ended.value.code == 1 and "Traceback" in said and "RuntimeError: a library said [SOME_API_KEY]" in said
     assert "sk-0123" not in said and said.count("[SOME_API_KEY]") == 4
