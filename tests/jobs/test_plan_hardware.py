@@ -19,13 +19,13 @@ from tests.conftest import REPOSITORY
 
 SPECS = REPOSITORY / "jobs" / "specs"
 GEMMA = SPECS / "published" / "gemma-depression.yaml"
-ROWS = {"rows": {"prompts": 20_000, "olmo": 20_000}, "tokens": {"prompts": 150, "olmo": 600}}
+ROWS, TOKENS = {"prompts": 20_000, "olmo": 20_000}, {"prompts": 150, "olmo": 600}
 
 
 def _planned(root: Path, *utilisation: str, name: str = "H100-80G", costs: tuple[str, ...] = ()) -> Plan:
     spec = load_spec(GEMMA, [f"results={root}"])
     hardware = Hardware.named(name, None, utilisation)
-    return plan_spec(spec, root, Stated(hardware=hardware, costs=costs, power=False, **ROWS))
+    return plan_spec(spec, root, Stated(hardware=hardware, costs=costs, power=False, rows=ROWS, tokens=TOKENS))
 
 
 def test_time_is_flops_over_the_share_of_the_peak_and_money_is_its_price(tmp_path: Path) -> None:
