@@ -25,13 +25,15 @@ def attention(execution: Execution, bf16: bool, flash: bool) -> Literal["flash_a
 
 
 def deepspeed_config(
-    settings: TrainingSettings, execution: Execution, universal: bool = False, *, bf16: bool
+    settings: TrainingSettings, execution: Execution, universal: bool = False, *, bf16: bool, accumulates: bool = False
 ) -> dict[str, Any]:
     """DeepSpeed's configuration; the batch itself is planned by us, so its batch keys are formal.
 
     Args:
         universal: the checkpoint that will be loaded is in DeepSpeed's universal layout.
         bf16: train bfloat16 parameters with a float32 copy in the optimizer.
+        accumulates: a step may have several micro-batches, whose gradients are then added in float32. DeepSpeed has no such
+            sum without ZeRO, and in stage 1 by another optimizer with other checkpoints: there it stays bfloat16.
     """
     zero: dict[str, Any] = {"stage": execution.zero_stage, "stage3_gather_16bit_weights_on_model_save": True}
     if execution.offload != "none":
@@ -58,6 +60,8 @@ def deepspeed_config(
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
     }
+    if bf16 and accumulates and execution.zero_stage >= 2:
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
     if universal:
         config["checkpoint"] = {"load_universal": True}
     return config

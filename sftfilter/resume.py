@@ -140,6 +140,12 @@ class Found:
 
 def find(key: str) -> Found | None:
     """The last whole checkpoint, if it is one of the arm that makes `key`."""
+    found = last()
+    return found if found and found.state.key == key else None
+
+
+def last() -> Found | None:
+    """The last whole checkpoint, of whatever arm."""
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         return None
@@ -149,7 +155,7 @@ def find(key: str) -> Found | None:
             state = ArmState(**json.loads(stream.read()))
     except (OSError, ValueError, TypeError) as error:
         raise TrainingError(f"{checkpoint.path}: not a checkpoint of this version ({error}); delete it") from error
-    return Found(checkpoint, state) if state.key == key else None
+    return Found(checkpoint, state)
 
 
 @contextlib.contextmanager

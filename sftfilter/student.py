@@ -29,6 +29,7 @@ class Student:
     Args:
         warm: the worker's base model, to be had back when the student is closed; default: one of its own.
         states_at: where a screening keeps the states below its adapters.
+        splits: a step may have more than one micro-batch.
     """
 
     def __init__(
@@ -42,16 +43,19 @@ class Student:
         universal: bool = False,
         warm: WarmBase | None = None,
         states_at: Path | None = None,
+        splits: bool = True,
     ) -> None:
         self.execution = execution
         self.device = training_device(execution)
         self.chat = chat
         self.micro_batch: list[int] = []  # what of the step's rows is being computed, for whoever reports a failure
         self.bad_rows: list[int] = []  # rows of the last step's micro-batches whose loss was not finite
-        self.spent: dict[str, float] = {}  # seconds of the last step by what they went to (on a GPU: to launch it)
+        self.gradient_norm = 0.0  # of the last step, over all workers, before it was clipped
+        self.spent: dict[str, float] = {}  # seconds of the last step by what they went to
         self.base = warm or WarmBase(base, execution, self.device)
         torch.manual_seed(seed)
         model = self.base.lend(settings)
+        self.keeps_below = False  # what enters the lowest trained layer is computed once for a row
         self.loss_sum = self._way(model, settings, states_at)
         bf16 = model.dtype == torch.bfloat16
         if isinstance(settings.method, Lora):
@@ -61,7 +65,10 @@ class Student:
         self.engine, _, _, self.schedule = deepspeed.initialize(
             model=model,
             model_parameters=trained,  # pyright: ignore[reportArgumentType]
-            config=deepspeed_config(settings, execution, universal, bf16=bf16),
+            # Whether `packed_loss_sum` takes more than one row at a time is only known once there is an engine.
+            config=deepspeed_config(
+                settings, execution, universal, bf16=bf16, accumulates=splits or self.loss_sum is packed_loss_sum
+            ),
             lr_scheduler=_schedule(settings, steps),
             dist_init_required=False,
         )
@@ -74,6 +81,7 @@ class Student:
         first = first_trained(model, settings.method) if isinstance(settings.method, Lora) else 0
         if not first:
             return tree_loss_sum
+        self.keeps_below = states_at is not None
         share = int(self.execution.states_gib * 2**30) // dist.get_world_size()
         return LowerStates(model, first, states_at, share).loss_sum
 
@@ -100,9 +108,11 @@ class Student:
         total = torch.zeros((), dtype=torch.float64)
         self.bad_rows = []
         self.spent = dict.fromkeys(("forward", "backward", "optimizer"), 0.0)
+        own = 0.0
         for number, indices in enumerate(micro_batches):
             self.micro_batch = indices
-            self.engine.set_gradient_accumulation_boundary(number == len(micro_batches) - 1)
+            last = number == len(micro_batches) - 1
+            self.engine.set_gradient_accumulation_boundary(last)
             # A worker without rows still takes part in every collective, with zero weight.
             share = [rows[i] for i in indices] or [Row([self.chat.stop_id] * 2, [1])]
             with self._timed("forward"):
@@ -114,18 +124,30 @@ class Student:
             with self._timed("backward"):
                 self.engine.backward(loss_sum * (world / supervised), scale_wrt_gas=False)
             with self._timed("optimizer"):
+                own = self._own_norm() if last else own
                 self.engine.step()
             total += loss_sum.detach().double().cpu()
             if not torch.isfinite(total) and not self.bad_rows:
                 self.bad_rows = indices
+        known = self.engine.get_global_grad_norm()
+        self.gradient_norm = float(own if known is None else known)
         total = total.to(self.device)
         dist.all_reduce(total)
         return float(total) / supervised, sum(lengths)
+
+    def _own_norm(self) -> float:
+        """Norm of the gradients that the optimizer is about to be given: without ZeRO, DeepSpeed clips and tells none."""
+        if self.execution.zero_stage:
+            return 0.0
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients))
 
     @contextmanager
     def _timed(self, what: str) -> Iterator[None]:
         began = time.perf_counter()
         yield
+        if self.device.type == "cuda":  # otherwise it would be the time that launching took
+            torch.cuda.synchronize(self.device)
         self.spent[what] += time.perf_counter() - began
 
     @contextmanager

@@ -41,12 +41,22 @@ def memory_knobs(execution: Execution) -> str:
     return f"lower execution.micro_batch_tokens (now {execution.micro_batch_tokens}) or set {second}"
 
 
+def worst_loss(losses: Sequence[float], vocabulary: int) -> float:
+    """Nats a token that no student which still learns exceeds.
+
+    Three times guessing at first; later the larger of guessing and of three times the least loss so far: a model that
+    has known better and now does worse than guessing is lost.
+    """
+    guessing = math.log(vocabulary)
+    return min(3 * guessing, max(guessing, 3 * min(losses))) if losses else 3 * guessing
+
+
 def check_loss(arm: str, step: int, loss: float, grad_norm: float, rows: Sequence[str], worst: float) -> None:
     """Stop a step that is lost.
 
     Args:
         rows: whose micro-batches gave a loss that is not finite; all of the step's when they cannot be told apart.
-        worst: nats a token that no student which still learns exceeds.
+        worst: of `worst_loss`.
 
     Raises:
         DivergedError: loss or gradient are not finite, or the loss is worse than that.
@@ -57,7 +67,9 @@ def check_loss(arm: str, step: int, loss: float, grad_norm: float, rows: Sequenc
     elif not math.isfinite(grad_norm):
         what = f"the gradient's norm is {grad_norm}"
     elif loss > worst:
-        what = f"the loss is {loss:.1f} nats a token, more than three times that of guessing: training diverges"
+        what = (
+            f"the loss is {loss:.1f} nats a token, and no student that learns goes above {worst:.1f}: training diverges"
+        )
     if what:
         raise DivergedError(
             f"arm {arm}: {what} at step {step} (rows {named(rows)}): lower training.learning_rate or "

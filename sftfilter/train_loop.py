@@ -36,6 +36,7 @@ from sftfilter.step_exports import StepExports
 from sftfilter.step_log import StepLog
 from sftfilter.student import Student, training_device
 from sftfilter.train_failures import (
+    SHOWN,
     check_loss,
     diverged,
     is_out_of_memory,
@@ -44,9 +45,11 @@ from sftfilter.train_failures import (
     memory_knobs,
     out_of_memory,
     refusal,
+    worst_loss,
 )
 from sftfilter.train_watchdog import Watchdog
 from sftfilter.training import EXPORTS, STAGE, STATES
+from sftfilter.training_plan import split_step
 from sftfilter.training_settings import Execution, TrainingSettings
 from sftfilter.utilisation import step_flops
 from sftfilter.warm_base import WarmBase
@@ -86,7 +89,8 @@ def _train_arms(config: Mapping[str, Any], work: Path) -> None:
     _say_who_works(work)
     warm = WarmBase(config["base"], execution, training_device(execution))
     tokens: dict[str, Row] = {}
-    for job in config["jobs"]:
+    found = resume.last()  # one checkpoint is kept: another arm's first would take its place
+    for job in sorted(config["jobs"], key=lambda job: not found or job["key"] != found.state.key):
         key = job["key"]
         done = dist.get_rank() == 0 and (store.find(STAGE, key) is not None or diverged(work, key) is not None)
         if _agree(done):
@@ -133,6 +137,11 @@ class Arm:
         rows = read_rows(folder / "rows.parquet", chat, settings, tokens)
         return Arm(job["key"], job["name"], job["seed"], settings, json.loads((folder / "plan.json").read_text()), rows)
 
+    def split(self, step: list[str | None], execution: Execution) -> list[list[list[int]]]:
+        """A step's micro-batches on each worker, by `split_step`."""
+        lengths = [len(self.rows[row]) for row in step if row is not None]
+        return split_step(lengths, dist.get_world_size(), execution.micro_batch_tokens)
+
 
 def _train_arm(
     arm: Arm,
@@ -152,7 +161,10 @@ def _train_arm(
     _LOGGER.info("begins at step %d", found.state.step if found else 0, extra=place)
     universal = found.universal(arm.name, execution) if found else False
     states = work / STATES
-    student = Student(config["base"], arm.settings, execution, arm.seed, len(arm.plan), chat, universal, warm, states)
+    splits = any(len(arm.split(step, execution)[0]) > 1 for step in arm.plan)
+    student = Student(
+        config["base"], arm.settings, execution, arm.seed, len(arm.plan), chat, universal, warm, states, splits
+    )
     losses: list[float] = []
     if found:
         found.load(student, universal)
@@ -164,7 +176,7 @@ def _train_arm(
     if dist.get_rank() == 0:
         facts = {"key": arm.key, "seed": arm.seed, **job["settings"], **job["labels"]}
         places = work / "progress.jsonl", work.parent / "tensorboard"
-        flops = step_flops(student.model)
+        flops = step_flops(student.model, student.keeps_below)
         log = StepLog(*places, execution.tracking, arm.name, len(arm.plan), facts, flops, rate)
         if not student.packs:
             log.note("rows are computed one at a time: in this model's layers, packed rows would see each other")
@@ -218,9 +230,10 @@ def read_rows(
         tokens: see `Arm.read`.
 
     Raises:
-        DataError: a row is longer than `max_length` tokens, or its template cannot be trained on.
+        DataError: rows are longer than `max_length` tokens, or cannot be rendered as the loss needs; all are named.
     """
     rows: dict[str, Row] = {}
+    bad: list[str] = []
     known = {} if tokens is None else tokens
     for record in pq.read_table(path).to_pylist():
         text = stable_hash([record["messages"], record["completion"], settings.loss_on])
@@ -229,14 +242,18 @@ def read_rows(
             try:
                 row = Row(*chat.supervised(record["messages"], record["completion"], settings.loss_on))
             except DataError as error:
-                raise DataError(f"row {record['row_id']}: {error}") from error
+                bad.append(f"row {record['row_id']}: {error}")
+                continue
             known[text] = row
         if len(row) > settings.max_length:
-            raise DataError(
+            bad.append(
                 f"row {record['row_id']} has {len(row)} tokens, training.max_length is {settings.max_length}: "
                 "raise it or drop the row"
             )
         rows[record["row_id"]] = row
+    if bad:
+        more = f"\nand {len(bad) - SHOWN} more rows" if len(bad) > SHOWN else ""
+        raise DataError("\n".join(bad[:SHOWN]) + more)
     return rows
 
 
@@ -251,7 +268,7 @@ def _run_steps(
     asks: bool,
 ) -> None:
     """Go on from the step that `losses` has reached."""
-    worst = 3 * math.log(len(student.chat.tokenizer))
+    vocabulary = len(student.chat.tokenizer)
     saved = time.monotonic()
     for number in range(len(losses), len(arm.plan)):
         watchdog.step(number + 1)
@@ -261,11 +278,11 @@ def _run_steps(
         wait = time.monotonic() - began
         rate = float(student.schedule.get_last_lr()[0])
         loss, processed = _step(student, batch, names, arm.name, number + 1)
-        norm = float(student.engine.get_global_grad_norm() or 0.0)
+        norm = student.gradient_norm
         suspects = names
         if not math.isfinite(loss):  # the same on every worker, so all of them ask
             suspects = [names[i] for i in _gathered(student.bad_rows)] or names
-        check_loss(arm.name, number + 1, loss, norm, suspects, worst)
+        check_loss(arm.name, number + 1, loss, norm, suspects, worst_loss(losses, vocabulary))
         losses.append(loss)
         if log:
             supervised = sum(len(row.supervised) for row in batch)

@@ -2,8 +2,9 @@
 matrices of the same shapes.
 
 What is counted is what a plain dense pass would compute (PaLM, arXiv 2204.02311, appendix B): two FLOPs for each weight of a linear
-layer and token on the way forward, as many for the gradient of its input, and as many again for its own where it is
-trained; the output layer on supervised tokens only. Attention's own products are left out, which short rows hardly notice.
+layer and token on the way forward, as many for the gradient of its input where something at or below it is trained, and as
+many again for its own where it is; the output layer on supervised tokens only. Layers whose output is kept from one step
+to the next (`lower_states`) take nothing. Attention's own products are left out, which short rows hardly notice.
 """
 
 from __future__ import annotations
@@ -31,16 +32,24 @@ class StepFlops:
         return tokens * self.token + supervised * self.supervised
 
 
-def step_flops(model: torch.nn.Module) -> StepFlops:
-    """Of a model with its adapters, if any, as it is trained."""
+def step_flops(model: torch.nn.Module, kept_below: bool = False) -> StepFlops:
+    """Of a model with its adapters, if any, as it is trained.
+
+    Args:
+        kept_below: what enters the lowest trained layer is kept, not computed in every step.
+    """
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # pyright: ignore
     token = supervised = 0.0
+    reached = False  # something trained, in the order in which models list their layers: from the bottom
     for module in model.modules():
+        own = module.parameters(recurse=hasattr(module, "base_layer"))  # an adapter is listed after what it adapts
+        reached = reached or any(p.requires_grad for p in own)
         if not isinstance(module, torch.nn.Linear):
             continue
         weight: Any = module.weight
         size = getattr(weight, "ds_numel", weight.numel())  # ZeRO 3 keeps a part of it here
-        flops = (6.0 if weight.requires_grad else 4.0) * size
+        below = 0.0 if kept_below else 2.0
+        flops = (6.0 if weight.requires_grad else 4.0 if reached else below) * size
         if module is head:
             supervised += flops
         else:

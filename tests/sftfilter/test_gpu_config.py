@@ -58,6 +58,14 @@ def test_deepspeed_on_gpus(changes: dict[str, Any], zero: dict[str, Any]) -> Non
     assert parsed.bfloat16_config.enabled
 
 
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_bfloat16_gradients_of_several_micro_batches_are_added_in_float32(stage: int) -> None:
+    execution = GPU.model_copy(update={"zero_stage": stage})
+    config = deepspeed_config(TrainingSettings(), execution, bf16=True, accumulates=True)
+    assert config.get("data_types") == ({"grad_accum_dtype": "fp32"} if stage >= 2 else None)
+    assert "data_types" not in deepspeed_config(TrainingSettings(), execution, bf16=False, accumulates=True)
+
+
 def test_a_checkpoint_of_other_shards_is_loaded_universally() -> None:
     assert deepspeed_config(TrainingSettings(), GPU, True, bf16=True)["checkpoint"] == {"load_universal": True}
 

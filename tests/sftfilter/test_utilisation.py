@@ -8,7 +8,9 @@ from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
+from sftfilter.training_settings import Lora
 from sftfilter.utilisation import StepFlops, product_rate, step_flops
+from sftfilter.warm_base import with_adapters
 
 
 def counted(model: torch.nn.Module, tokens: int) -> float:
@@ -36,6 +38,17 @@ def test_a_step_takes_what_torch_counts(tiny_model: str, method: str) -> None:
         assert found == StepFlops(6.0 * inner, 6.0 * head)
     # The lowest layer needs no gradient of its input where nothing below it is trained.
     assert found.of(tokens, tokens) == pytest.approx(counted(model, tokens), rel=0.03)
+
+
+@pytest.mark.model
+def test_a_screening_step_takes_nothing_where_nothing_is_trained(tiny_model: str) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    model = with_adapters(model, Lora(rank=4, top_layers=1))
+    tokens = 24
+    assert step_flops(model).of(tokens, tokens) == pytest.approx(counted(model, tokens), rel=0.05)
+    layers = model.get_base_model().model.layers
+    lower = sum(m.weight.numel() for m in layers[:-1].modules() if isinstance(m, torch.nn.Linear))
+    assert step_flops(model).token - step_flops(model, kept_below=True).token == 2.0 * lower
 
 
 def test_a_rate_is_one_that_a_machine_can_have(tiny_model: str) -> None:
