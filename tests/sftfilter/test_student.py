@@ -299,4 +299,25 @@ def test_bfloat16_gradients_are_as_exact_in_many_micro_batches_as_in_one(make: M
         apart = sum(float((found[name] - g).square().sum()) for name, g in exact.items())
         return (apart / sum(float(g.square().sum()) for g in exact.values())) ** 0.5
 
-    assert error(1) < 1.3 * error(10**6)
+    assert error(1) < 1.1 * error(10**6)  # in bfloat16: 1.33 times
+
+
+def test_a_bfloat16_student_of_many_micro_batches_goes_on_bit_for_bit(make: Make, begin: Begin, tmp_path: Path) -> None:
+    folder, batch = make("llama"), some_rows()
+    settings = LORA.model_copy(update={"precision": "bf16"})
+
+    def go_on(student: Any, steps: int) -> dict[str, torch.Tensor]:
+        for _ in range(steps):
+            student.step(batch)
+        return {name: p.detach().clone() for name, p in student.model.named_parameters() if p.requires_grad}
+
+    student = begin(folder, settings, zero_stage=2, micro_batch_tokens=20)
+    go_on(student, 2)
+    student.engine.save_checkpoint(str(tmp_path), tag="shards", save_latest=False)
+    whole = go_on(student, 2)
+    student.close()
+    student = begin(folder, settings, zero_stage=2, micro_batch_tokens=20)
+    student.engine.load_checkpoint(str(tmp_path), tag="shards")
+    resumed = go_on(student, 2)
+    student.close()
+    assert all(torch.equal(resumed[name], weight) for name, weight in whole.items())
