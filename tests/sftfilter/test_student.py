@@ -14,13 +14,13 @@ import torch.distributed as dist
 from torch.nn.functional import cross_entropy
 
 from sftfilter.chat_format import ChatFormat
-from sftfilter.errors import DivergedError
+from sftfilter.errors import DataError, DivergedError
 from sftfilter.extension_lock import await_builds, extensions_dir
 from sftfilter.models import load_model, load_tokenizer
 from sftfilter.packed import Row, keeps_rows_apart
 from sftfilter.train_failures import check_loss, worst_loss
 from sftfilter.training_settings import Execution, TrainingSettings
-from tests.training_case import FULL, LORA, Case, furthest, rows, tiny_llama
+from tests.training_case import FULL, LORA, Case, furthest, rows, tiny_llama, turn
 
 CPU = torch.device("cpu")
 SIZES = {
@@ -221,15 +221,11 @@ def case(chat: ChatFormat, tmp_path_factory: pytest.TempPathFactory) -> Case:
 def spelled_out(chat: ChatFormat, row: dict[str, Any]) -> tuple[list[int], list[int]]:
     """A row's tokens and those that are learned, from its text written by hand: ChatML, answers and their stop tokens."""
     text, learned = "", []
-    for turn in [
-        {"role": "system", "content": "Be brief."},
-        *row["messages"],
-        {"role": "assistant", "content": row["completion"]},
-    ]:
-        text += f"<|im_start|>{turn['role']}\n"
+    for said in [turn("system", "Be brief."), *row["messages"], turn("assistant", row["completion"])]:
+        text += f"<|im_start|>{said['role']}\n"
         begins = len(text)
-        text += f"{turn['content']}<|im_end|>"
-        if turn["role"] == "assistant":
+        text += f"{said['content']}<|im_end|>"
+        if said["role"] == "assistant":
             learned.append(range(begins, len(text)))
         text += "\n"
     encoded = chat.tokenizer(text.rstrip("\n"), add_special_tokens=False, return_offsets_mapping=True)
@@ -321,3 +317,15 @@ def test_a_bfloat16_student_of_many_micro_batches_goes_on_bit_for_bit(make: Make
     resumed = go_on(student, 2)
     student.close()
     assert all(torch.equal(resumed[name], weight) for name, weight in whole.items())
+
+
+def test_all_rows_that_cannot_be_trained_on_are_named_at_once(case: Case) -> None:
+    odd = [
+        {"row_id": "long", "messages": [turn("user", "word " * 400)], "completion": "x"},
+        {"row_id": "cut", "messages": [turn("user", "Hello")], "completion": "One.<|im_end|>Two."},
+    ]
+    with pytest.raises(DataError) as refused:
+        case.rows_of(case.run("odd", FULL.model_copy(update={"max_length": 256}), [*odd, *rows()]))
+    first, second = str(refused.value).splitlines()
+    assert first.startswith("row long has ") and first.endswith("training.max_length is 256: raise it or drop the row")
+    assert second.startswith("row cut: the completion contains the stop token '<|im_end|>'")
