@@ -70,10 +70,10 @@ def test_a_killed_driver_is_gone_on_with(sweep: Callable[..., Path], tmp_path: P
     results = json.loads(_finished(command, given, runs))
     now = _students(runs)
     assert {name: now[name] for name in made} == made, "a finished student was trained again"
-    assert (
-        results["counts"] | {"students": 6, "reused": len(made), "trained": 6 - len(made), "failed": 0}
-        == results["counts"]
-    )
+    counts = results["counts"]
+    assert counts["students"] == 6 and counts["failed"] == 0
+    # A trial outlives its driver by a moment, in which its student may be finished.
+    assert counts["reused"] >= len(made) and counts["trained"] == 6 - counts["reused"]
 
 
 def _finished(command: list[str], given: dict[str, Any], runs: Path) -> str:
