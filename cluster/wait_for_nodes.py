@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 
@@ -18,7 +19,7 @@ def main() -> None:
 
     import ray
 
-    ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
+    ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
     deadline = time.monotonic() + given.patience_s
     while (alive := sum(node["Alive"] for node in ray.nodes())) < given.nodes:
         if time.monotonic() > deadline:
