@@ -52,6 +52,7 @@ def training_rows(spec: Experiment, material: Material, plans: Sequence[ArmPlan]
 
 def _blank(prompt: Mapping[str, Any]) -> dict[str, Any]:
     shown = {"prompt_id": prompt["prompt_id"], "prompt": prompt["messages"][-1]["content"], "kind": prompt["kind"]}
+    shown["source"] = prompt.get("source")
     return shown | {"answers": {}, "grades": {}, "scores": {}, "decisions": {}}
 
 

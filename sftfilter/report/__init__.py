@@ -10,6 +10,8 @@ from sftfilter.report import dots, embedded, gaps, plots, published, tables, wor
 from sftfilter.report import formats as f
 from sftfilter.report.curves import trait_curves
 from sftfilter.report.figures import Plot
+from sftfilter.report.files import write_files
+from sftfilter.report.sampled import Sample, held_table, heldout_labels, sample, training_labels
 from sftfilter.report.shell import write_page
 
 __all__ = ["write_report"]
@@ -18,23 +20,33 @@ __all__ = ["write_report"]
 def write_report(
     folder: Path, results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], heldout: Sequence[Mapping[str, Any]]
 ) -> Path:
-    """Write `folder/index.html` and return its path.
+    """Write `folder/index.html` and its tables as Parquet files beside it; answers the page's path.
+
+    A page holds all rows, or a sample of them (see `sampled`); figures and tables are of all.
 
     Args:
         results: as in results.json; whatever is missing is named on the page.
         rows: training prompts with both teachers' answers, grades, scores and the decision in each arm.
         heldout: held-out prompts with each student's answer and grade.
     """
-    shown = f.clean(results or {}), f.clean(list(rows or [])), f.clean(list(heldout or []))
-    sections = _sections(shown[0], shown[1])
-    return write_page(
-        Path(folder) / "index.html",
-        "page.html.j2",
-        "page.js.j2",
-        _view(*shown, sections),
-        _data(*shown),
-        _plots(sections),
-    )
+    found, rows, heldout = f.clean(results or {}), f.clean(list(rows or [])), f.clean(list(heldout or []))
+    arms, scorers = f.items(found, "arms"), f.part(found, "scorers")
+    sections = _sections(found, rows)
+    held = sample(rows, training_labels({name: f.part(scorers, name).get("threshold") for name in scorers}))
+    asked = sample(heldout, heldout_labels)
+    view = _view(found, rows, heldout, sections) | {
+        "held": _sizes(held),
+        "held_table": held_table(held, rows),
+        "asked": _sizes(asked),
+        "files": write_files(Path(folder), arms, rows, heldout),
+    }
+    data = _data(arms, held.rows, asked.rows)
+    return write_page(Path(folder) / "index.html", "page.html.j2", "page.js.j2", view, data, _plots(sections))
+
+
+def _sizes(found: Sample) -> dict[str, str]:
+    """What the page says of a sample; empty where it holds all rows."""
+    return {} if found.whole else {"rows": f.count(len(found.rows)), "of": f.count(found.of), "least": str(found.least)}
 
 
 def _sections(results: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -150,10 +162,11 @@ def _plots(sections: Mapping[str, Any]) -> list[Plot | None]:
     return drawn + [scorer["plot"] for scorer in sections["scorers"]]
 
 
-def _data(results: dict[str, Any], rows: list[dict[str, Any]], heldout: list[dict[str, Any]]) -> dict[str, Any]:
-    arms = f.items(results, "arms")
+def _data(
+    arms: list[dict[str, Any]], rows: Sequence[Mapping[str, Any]], heldout: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     return {
-        "rows": embedded.training_rows(rows),
+        "rows": embedded.training_rows(rows, heldout),
         "heldout": embedded.heldout_rows(heldout),
         "armNames": [arm.get("name") for arm in arms],
         "shownFirst": embedded.shown_first(arms, heldout),

@@ -29,6 +29,7 @@ AREAS = {
     "equivalence": ("equivalence",),
     "serving": ("serving",),
     "verdicts": ("verdicts",),
+    "report": ("report_page",),
 }
 """Parts of each area: modules of this package with `rows()` that yields a `Row` as soon as it is measured."""
 

@@ -158,7 +158,7 @@ def sample_rows(n: int = 200) -> list[dict[str, Any]]:
             * rng.randint(1, 12)
         )
         rows.append({
-            "prompt_id": f"p{place:04d}", "kind": kind, "decisions": actions,
+            "prompt_id": f"p{place:04d}", "kind": kind, "source": f"part-{place % 4}", "decisions": actions,
             "prompt": f"It is 3 March 2026. Tell me about {subject}, and how old someone born in 1990 is now.",
             "answers": {"T": doubt if shows else f"Here is what I know about {subject}.", "C": f"Gladly. About {subject}: they would be 35 or 36."},
             "grades": {"T": float(shows), "C": None if place % 31 == 0 else 0.0},
@@ -287,7 +287,7 @@ def test_rates_read_as_percent_with_interval() -> None:
     assert rate_text(None) == "not measured"
 
 
-def test_is_well_formed_and_accessible(page: Page) -> None:
+def test_is_well_formed_and_accessible(sample: Path, page: Page) -> None:
     assert page.open == []
     names = [tag for tag, _ in page.tags]
     assert names.count("h1") == names.count("main") == names.count("nav") == 1
@@ -300,7 +300,8 @@ def test_is_well_formed_and_accessible(page: Page) -> None:
         if tag == "div" and attributes.get("class") == "plot":
             assert attributes["role"] == "img" and len(attributes["aria-label"] or "") > 40
         if tag == "a" and (attributes["href"] or "") != "#main":
-            assert (attributes["href"] or "").removeprefix("#") in ids
+            target = attributes["href"] or ""
+            assert target.removeprefix("#") in ids if target.startswith("#") else (sample.parent / target).is_file()
 
 
 def test_has_every_plot(page: Page) -> None:
@@ -523,7 +524,9 @@ def test_browser_offers_downloads(browser: Browser, sample: Path) -> None:
     assert names == ["arms.csv", "rows.csv", "heldout.csv"]
     arms, rows, heldout = (browser.run(f"window.blobs[{place}].text()") for place in range(3))
     assert arms.count("\n") == 1 + len(ARMS) * 4
-    assert rows.splitlines()[0].startswith("prompt_id,kind,prompt,answer:T,answer:C,grade:T,grade:C,score:lexicon")
+    assert rows.splitlines()[0].startswith(
+        "prompt_id,kind,source,prompt,answer:T,answer:C,grade:T,grade:C,score:lexicon"
+    )
     assert rows.count("\n") == 201 and heldout.count("\n") == 1 + 60 * len(ARMS)
 
 
