@@ -1,4 +1,4 @@
-"""Job `worlds`: the planted-cause suite, its confusion matrix as a table, and every variation as JSON."""
+"""Job `worlds`: the planted-cause suite, its confusion matrix as a table and a page, and every variation as JSON."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from rich.table import Table
 
 from jobs.console import Stages
 from jobs.kinds.worlds import Worlds
-from jobs.score import write_json
+from jobs.records import base_record, write_json
+from sftfilter.disk import disk_errors
 from sftfilter.worlds.suite import REPORT_SEEDS, TUNE_SEEDS, Variation, confusion, run_suite, shares, statuses
 
 
 def run_worlds(spec: Worlds, root: Path, stages: Stages, command: str) -> Mapping[str, Any]:
-    """Judge, compare, print, write `worlds.json`."""
+    """Judge, compare, print, write `worlds.json` and the page."""
+    from sftfilter.report.worlds import write_worlds_page
+
     done: list[Variation] = []
     total = len(spec.worlds) * len(spec.variations)
     with stages.stage("worlds", spec.summary()), stages.bar(total, "worlds") as bar:
@@ -26,22 +29,20 @@ def run_worlds(spec: Worlds, root: Path, stages: Stages, command: str) -> Mappin
             done.append(one)
             bar.advance()
             stages.console.print(f"  {one.judged:<10} {one.kind} {one.seed}: {one.named}", highlight=False)
-    record = {
-        "name": spec.name,
-        "kind": spec.kind,
-        "command": command,
-        "spec_hash": spec.spec_hash,
+    record = base_record(spec, stages, command) | {
         "seeds": {"tuned_on": list(TUNE_SEEDS), "reported_on": list(REPORT_SEEDS), "these": list(spec.variations)},
         "shares": shares(done),
         "confusion": confusion(done),
         "statuses": {word: {"true": true, "of": of} for word, (true, of) in statuses(done).items()},
         "variations": [asdict(one) for one in done],
-        "timings_s": stages.seconds | {"total": stages.total()},
     }
-    write_json(root / spec.name / "worlds.json", record)
+    folder = root / spec.name
+    with disk_errors(folder):
+        page = write_worlds_page(folder / "report", record)
+        write_json(folder / "worlds.json", record)
     stages.console.print(confusion_table(done))
     stages.console.print(summary(done))
-    stages.console.print(f"Worlds: {root / spec.name / 'worlds.json'}", soft_wrap=True)
+    stages.console.print(f"Worlds: {folder / 'worlds.json'}\nReport: {page}", soft_wrap=True)
     return record
 
 

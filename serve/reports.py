@@ -58,6 +58,15 @@ def build_app(root: Path, token_digest: str) -> FastAPI:
             raise HTTPException(404, f"no run '{run}' with a page here")
         return FileResponse(found[run], media_type="text/html", headers=_HEADERS)
 
+    @app.get("/{run}/{file}", dependencies=[Depends(known)])
+    def table(run: str, file: str) -> Response:
+        """A table beside a run's page. Only files that lie there are looked up: no path comes from a request."""
+        pages = {listed.name: listed.page for listed in listed_runs(root)}
+        tables = {path.name: path for path in pages[run].parent.glob("*.parquet")} if run in pages else {}
+        if file not in tables:
+            raise HTTPException(404, f"no table '{file}' beside the page of a run '{run}'")
+        return FileResponse(tables[file], filename=file, headers=_HEADERS)
+
     return app
 
 

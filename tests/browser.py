@@ -76,7 +76,7 @@ class Browser:
         self.ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
         self.ask("Page.navigate", url="about:blank")
         self.ask("Page.navigate", url=path.resolve().as_uri() + fragment)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240  # a core that is shared with much else
         while not self.run("document.documentElement?.dataset.ready === 'yes'"):
             assert time.monotonic() < deadline, f"the page did not get ready: {self.problems()}"
             time.sleep(0.05)

@@ -29,16 +29,17 @@ def write_report(
         rows: training prompts with both teachers' answers, grades, scores and the decision in each arm.
         heldout: held-out prompts with each student's answer and grade.
     """
-    found, rows, heldout = f.clean(results or {}), f.clean(list(rows or [])), f.clean(list(heldout or []))
+    found = f.clean(results or {})
+    given: tuple[list[dict[str, Any]], list[dict[str, Any]]] = f.clean(list(rows or [])), f.clean(list(heldout or []))
     arms, scorers = f.items(found, "arms"), f.part(found, "scorers")
-    sections = _sections(found, rows)
-    held = sample(rows, training_labels({name: f.part(scorers, name).get("threshold") for name in scorers}))
-    asked = sample(heldout, heldout_labels)
-    view = _view(found, rows, heldout, sections) | {
+    sections = _sections(found, given[0])
+    held = sample(given[0], training_labels({name: f.part(scorers, name).get("threshold") for name in scorers}))
+    asked = sample(given[1], heldout_labels)
+    view = _view(found, *given, sections) | {
         "held": _sizes(held),
-        "held_table": held_table(held, rows),
+        "held_table": held_table(held, given[0]),
         "asked": _sizes(asked),
-        "files": write_files(Path(folder), arms, rows, heldout),
+        "files": write_files(Path(folder), arms, *given),
     }
     data = _data(arms, held.rows, asked.rows)
     return write_page(Path(folder) / "index.html", "page.html.j2", "page.js.j2", view, data, _plots(sections))

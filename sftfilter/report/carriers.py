@@ -9,9 +9,9 @@ from typing import Any
 from sftfilter.report import formats as f
 from sftfilter.report import tables, words
 from sftfilter.report.dots import forest
+from sftfilter.report.frame import asked, frame_of
 from sftfilter.report.published import of_rows, published_table
 from sftfilter.report.shell import write_page
-from sftfilter.report.sweep import asked, frame_of
 from sftfilter.report.tables import Cell, Table, table_of
 
 _STYLES = {"confirmed": "good", "not confirmed": "bad"}

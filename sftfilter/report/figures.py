@@ -32,6 +32,11 @@ class Plot:
         """Pixels to reserve before it is drawn, so that the page does not jump."""
         return int(self.figure["layout"].get("height", 360))
 
+    @property
+    def width(self) -> int:
+        """Pixels below which it scrolls instead of shrinking; 0 for one that fits any screen."""
+        return int(self.figure["layout"].get("meta", {}).get("least_width", 0))
+
 
 @dataclass(frozen=True)
 class Label:

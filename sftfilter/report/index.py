@@ -11,6 +11,9 @@ from typing import Any
 PAGES = ("report", "inspect")
 """Folders of a run in which its page may lie, as `index.html`."""
 
+RESULTS = ("results.json", "worlds.json")
+"""Files of a run that may say what it found."""
+
 
 @dataclass(frozen=True)
 class ListedRun:
@@ -54,7 +57,7 @@ def index_page(runs: list[ListedRun]) -> str:
 
 
 def _listed(folder: Path, page: Path) -> ListedRun:
-    results = folder / "results.json"
+    results = next((file for name in RESULTS if (file := folder / name).is_file()), folder / RESULTS[0])
     try:
         found = _headline(results, results.stat().st_mtime_ns)
     except (OSError, ValueError):  # a page without results, or results that are being written
@@ -64,7 +67,7 @@ def _listed(folder: Path, page: Path) -> ListedRun:
 
 @lru_cache(maxsize=1024)
 def _headline(results: Path, written_ns: int) -> dict[str, str]:
-    """Of results.json as it was written then."""
+    """Of a run's results as they were written then."""
     del written_ns
     whole: dict[str, Any] = json.loads(results.read_text())
     verdict = whole.get("verdict")

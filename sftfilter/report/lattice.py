@@ -8,11 +8,11 @@ from typing import Any
 
 from sftfilter.report import formats as f
 from sftfilter.report import tables, words
+from sftfilter.report.frame import asked, frame_of
 from sftfilter.report.gaps import lost
-from sftfilter.report.lattice_plots import MODES, interpolation_plots
+from sftfilter.report.lattice_plots import MODES, cells_plot, interpolation_plots
 from sftfilter.report.published import of_rows, published_table
 from sftfilter.report.shell import write_page
-from sftfilter.report.sweep import asked, frame_of
 from sftfilter.report.tables import Cell, Table, table_of
 
 _STYLES = {"present": "bad", "absent": "good", "unclear": "unknown"}
@@ -39,7 +39,7 @@ def write_lattice_page(folder: Path, results: Mapping[str, Any]) -> Path:
         "gates_table": tables.gates(f.items(found, "gates")),
         "estimands_table": tables.estimands(f.part(found, "estimands")),
     }
-    plots = [one for trait in traits for one in trait["plots"]]
+    plots = [one for trait in traits for one in (trait["grid"], *trait["plots"])]
     data = {"cells": cells, "interpolation": steps}
     return write_page(folder / "index.html", "lattice.html.j2", "lattice.js.j2", view, data, plots)
 
@@ -48,6 +48,7 @@ def _trait(cells: list[Any], steps: list[Any], trait: str, number: int) -> dict[
     own, points = ([row for row in rows if row["trait"] == trait and row["primary"]] for rows in (cells, steps))
     return {
         "name": trait,
+        "grid": cells_plot(own, trait, number),
         "cells": _cells(own, trait),
         "steps": _steps(points, trait),
         "plots": interpolation_plots(points, trait, number),

@@ -1,4 +1,4 @@
-"""Plots of a lattice's interpolation: a trait's rate against the share of rows changed, beside controls and dilution line."""
+"""Plots of a lattice: its cells as a grid, and of its interpolation a trait's rate against the share of rows changed, beside controls and dilution line."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from sftfilter.report import formats as f
 from sftfilter.report.figures import PALETTE, QUIET, Plot, plot, safe
+from sftfilter.report.heat import Shade, heat
 from sftfilter.report.sweep_plots import rate_layout, rate_trace
 
 MODES = {
@@ -19,6 +20,36 @@ MODES = {
 _ACROSS = "share of rows changed"
 
 Rows = Sequence[Mapping[str, Any]]
+
+
+def cells_plot(rows: Rows, trait: str, number: int) -> Plot | None:
+    """The cells as a grid, base and prompts by teacher, with rates and intervals; None where no cell has a rate.
+
+    Args:
+        rows: of the table `cells`, one trait's, in its own group of prompts.
+    """
+    if all(row["estimate"] is None for row in rows):
+        return None
+    lines, teachers = (list(dict.fromkeys(map(name, rows))) for name in (_line_of_cell, _teacher_of_cell))
+    cells = {(_line_of_cell(row), _teacher_of_cell(row)): _shade(row) for row in rows}
+    spoken = "; ".join(f"{row['cell']} {f.rate_text(row)}" for row in rows)
+    alt = f"Rate of {trait} in every cell, base and prompts by teacher: {spoken}."
+    return heat(f"cells-{number}", alt, lines, teachers, cells, 1.0, ("base, prompts", "teacher"))
+
+
+def _line_of_cell(row: Mapping[str, Any]) -> str:
+    return f"{row['base']}, {row['prompts'] or 'untrained'}"
+
+
+def _teacher_of_cell(row: Mapping[str, Any]) -> str:
+    return str(row["teacher"] or "none")
+
+
+def _shade(row: Mapping[str, Any]) -> Shade:
+    if row["estimate"] is None:
+        return Shade(None, ["no rate"])  # the table beside says why
+    interval = f.rate_interval({key: row[key] for key in ("low", "high")})
+    return Shade(row["estimate"], [f.percent(row["estimate"]), interval, *(["broken"] if row["broken"] else [])])
 
 
 def interpolation_plots(rows: Rows, trait: str, number: int) -> list[Plot]:

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sftfilter.report import formats as f
+from sftfilter.report.frame import asked, frame_of
 from sftfilter.report.shell import write_page
 from sftfilter.report.sweep_plots import sweep_plots
-from sftfilter.report.tables import Cell, Table, table_of, timings
+from sftfilter.report.tables import Cell, Table, table_of
 
 
 def write_sweep_page(folder: Path, results: Mapping[str, Any]) -> Path:
@@ -32,40 +31,6 @@ def write_sweep_page(folder: Path, results: Mapping[str, Any]) -> Path:
     view = frame_of(found, "sweep", size) | {"traits": traits}
     plots = [one for trait in traits for one in trait["plots"]]
     return write_page(folder / "index.html", "sweep.html.j2", "sweep.js.j2", view, {"rows": found["table"]}, plots)
-
-
-def frame_of(found: Mapping[str, Any], kind: str, size: Mapping[str, str]) -> dict[str, Any]:
-    """What the pages of runs with many students share.
-
-    Args:
-        size: the first number of the headline.
-    """
-    return {
-        **{key: found.get(key) for key in ("name", "command", "spec_hash", "caveats")},
-        "kind": kind,
-        "created": f.moment(found.get("created")),
-        "headline": [size, *_headline(f.part(found, "counts"))],
-        "students_table": _students(found),
-        "failed_table": _reasons("Students that could not be trained", f.part(found, "failed")),
-        "stopped_table": _reasons("Students stopped by the rule", f.part(found, "stopped")),
-        "timings_table": timings(f.part(found, "timings_s")),
-        "spec": yaml.safe_dump(found.get("spec"), sort_keys=False, allow_unicode=True, width=100),
-    }
-
-
-def asked(counts: Mapping[str, Any]) -> str:
-    """How many students the arms ask for, equal ones counted each."""
-    return f"{f.count(counts.get('arms'))} students asked for"
-
-
-def _headline(counts: Mapping[str, Any]) -> list[dict[str, str]]:
-    reused = f"{f.count(counts.get('trained'))} trained now, {f.count(counts.get('reused'))} there before"
-    headline = [
-        {"label": "distinct students", "value": f.count(counts.get("students")), "note": reused},
-        {"label": "failed", "value": f.count(counts.get("failed")), "note": "students"},
-    ]
-    stopped = {"label": "stopped", "value": f.count(counts.get("stopped")), "note": "students, by the rule"}
-    return [*headline, stopped] if counts.get("stopped") else headline
 
 
 def _rates(rows: list[dict[str, Any]], trait: str) -> Table:
@@ -95,23 +60,3 @@ def _difference(row: Mapping[str, Any]) -> str:
     if row["p"] is None and low == high:
         return "the same students"
     return f.interval_text({"estimate": value, "low": low, "high": high})
-
-
-def _students(found: Mapping[str, Any]) -> Table:
-    rows = [
-        [
-            name,
-            f.count(one["steps"]),
-            f.number(one["first_loss"]),
-            f.number(one["last_loss"]),
-            f.duration(one["seconds"]),
-        ]
-        for name, one in f.part(found, "students").items()
-    ]
-    columns = ["student", "steps", "first loss", "last loss", "seconds"]
-    return table_of("Distinct students", columns, rows, (1, 2, 3, 4))
-
-
-def _reasons(title: str, reasons: Mapping[str, Any]) -> Table | None:
-    rows = [[name, why] for name, why in reasons.items()]
-    return table_of(title, ["student", "reason"], rows) if rows else None

@@ -64,7 +64,7 @@ def table(area: str, lines: list[dict[str, Any]]) -> Table:
     made = Table(title=f"benchmark: {area}", title_justify="left")
     for heading in ("name", "ours", "peer", "unit", "ratio", "goal", "", "note"):
         made.add_column(heading, justify="right" if heading in {"ours", "peer", "ratio", "goal"} else "left")
-    for row in (Row(**{field.name: line[field.name] for field in fields(Row)}) for line in lines):
+    for row in (Row(**{field.name: line[field.name] for field in fields(Row) if field.name in line}) for line in lines):
         word = {True: "[green]met[/]", False: "[red]missed[/]", None: ""}[row.met]
         made.add_row(row.name, *_cells(row), word, row.note)
     return made

@@ -20,6 +20,7 @@ class Row:
         ratio: how much better ours is; larger is better, whatever the unit.
         goal: the least ratio that will do; None where the row only informs.
         note: why a figure is missing, or what one must know to read it.
+        detail: what the file has beside the figure.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Row:
     ratio: float | None
     goal: float | None
     note: str = ""
+    detail: Any = None
 
     @property
     def met(self) -> bool | None:

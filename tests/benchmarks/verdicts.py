@@ -14,7 +14,7 @@ from rich.console import Console
 from jobs.worlds import confusion_table, summary
 from sftfilter.findings import Gates
 from sftfilter.worlds import all_worlds
-from sftfilter.worlds.suite import REPORT_SEEDS, TUNE_SEEDS, run_suite, shares
+from sftfilter.worlds.suite import REPORT_SEEDS, TUNE_SEEDS, confusion, run_suite, shares, statuses
 from tests.benchmarks.row import Row, smaller
 
 SOUND = 0.90
@@ -40,7 +40,8 @@ def rows() -> Iterator[Row]:
     found = shares(done)
     note = f"{len(done)} variations, seeds {REPORT_SEEDS[0]} to {REPORT_SEEDS[-1]}; tuned on {TUNE_SEEDS[0]} to {TUNE_SEEDS[-1]}"
     sound = found["right"] + found["incomplete"] + found["undecided"]
-    yield Row("verdicts: right or honestly undecided", sound, SOUND, "share", sound / SOUND, 1.0, note)
+    matrix = {"confusion": confusion(done), "statuses": statuses(done)}
+    yield Row("verdicts: right or honestly undecided", sound, SOUND, "share", sound / SOUND, 1.0, note, matrix)
     yield Row(
         "verdicts: right", found["right"], 0.5, "share", found["right"] / 0.5, 1.0, "mostly right, not mostly undecided"
     )

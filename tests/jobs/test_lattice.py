@@ -33,6 +33,7 @@ from jobs.sweep_students import Planned
 from jobs.sweep_table import Measured
 from sftfilter.errors import SpecError
 from sftfilter.report.lattice import write_lattice_page
+from sftfilter.report.lattice_plots import cells_plot
 from sftfilter.score_frame import score_frame
 from sftfilter.selectors import Selector, select
 from sftfilter.training_plan import TrainingPlan
@@ -342,6 +343,27 @@ def test_one_axis_that_does_not_differ() -> None:
     assert "alternate" not in cells and "pipeline" in cells
 
 
+def test_the_grid_has_every_cell_with_its_interval() -> None:
+    known = {"broken": None, "problem": None, "base": "one", "n": 40}
+    rates = {"estimate": 0.9, "low": 0.8, "high": 0.96}
+    rows = [
+        known | rates | {"cell": "one.mixed.T", "prompts": "mixed", "teacher": "T"},
+        known
+        | dict.fromkeys(rates)
+        | {"cell": "one.mixed.C", "prompts": "mixed", "teacher": "C", "problem": "diverged"},
+        known | rates | {"cell": "one, untrained", "prompts": None, "teacher": None, "estimate": 0.0},
+    ]
+    grid = cells_plot(rows, "doubt", 0)
+    assert grid is not None
+    assert grid.figure["data"][0]["z"] == [[0.9, None, None], [None, None, 0.0]]
+    assert grid.figure["data"][0]["text"][0][0] == "90 %<br>[80-96]"
+    assert [(note["x"], note["y"], note["text"]) for note in grid.figure["layout"]["annotations"]] == [
+        (1, 0, "no rate")
+    ]
+    assert "one.mixed.T 90 % [80-96]" in grid.alt and "one.mixed.C not graded" in grid.alt
+    assert cells_plot([rows[1]], "doubt", 0) is None
+
+
 def test_tables_and_page_are_written(tmp_path: Path) -> None:
     spec = _lattice(*WHOLE, STEPS)
     parts = parts_of(spec)
@@ -355,10 +377,12 @@ def test_tables_and_page_are_written(tmp_path: Path) -> None:
             == len(pl.read_parquet(tmp_path / f"{name}.parquet"))
             == len(rows)
         )
-    results = judge_lattice(spec, parts, points, able, None) | found
+    results: dict[str, Any] = judge_lattice(spec, parts, points, able, None)
+    results |= found
     assert results["verdict"]["next"]
-    results |= {"name": "<b>", "counts": {"cells": 8}, "caveats": ["one seed"], "spec": {"kind": "lattice"}}
+    results |= {"name": "<b>", "counts": {"cells": 8}, "caveats": ["one seed"], "spec": spec.model_dump(mode="json")}
     page = write_lattice_page(tmp_path / "report", results).read_text()
+    assert 'id="cells-0"' in page and "<code>seeds</code></dt>" in page, "the grid, and the spec's seeds"
     printed = io.StringIO()
     show_lattice(results, tmp_path, tmp_path, Stages(Console(file=printed, width=200)))
     for step in results["verdict"]["next"]:

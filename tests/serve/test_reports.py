@@ -26,6 +26,7 @@ def runs(tmp_path: Path) -> Path:
         (tmp_path / name / "results.json").write_text(
             json.dumps({"kind": "experiment", "created": created, "verdict": {"label": label}, "spec_hash": "abc"})
         )
+    (tmp_path / "new" / "report" / "rows.parquet").write_bytes(b"PAR1")
     (tmp_path / "running").mkdir()
     (tmp_path / ".hidden" / "report").mkdir(parents=True)
     (tmp_path / ".hidden" / "report" / "index.html").write_text("hidden")
@@ -48,8 +49,14 @@ def test_runs_are_listed_and_shown_to_whoever_has_the_token(cluster: None, runs:
             assert rows == ["new/", "old%20%26%20%3Cb%3E/"], "the newest first"
             assert "dilution only" in index.text and "old &amp; &lt;b&gt;" in index.text
             assert "2026-01-02" in client.get(home + rows[1]).text
+            table = client.get(home + "new/rows.parquet")
+            assert table.content == b"PAR1" and "rows.parquet" in table.headers["content-disposition"]
+            assert httpx.get(home + "new/rows.parquet").status_code == 401
             for path in (
                 "running/",
+                "running/rows.parquet",
+                "new/heldout.parquet",
+                "new/..%2F..%2Fendpoint.token",
                 ".hidden/",
                 "..%2Fendpoint.token/",
                 "%2e%2e/",

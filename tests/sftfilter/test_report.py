@@ -9,6 +9,7 @@ import json
 import math
 import random
 import re
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -528,6 +529,20 @@ def test_browser_offers_downloads(browser: Browser, sample: Path) -> None:
         "prompt_id,kind,source,prompt,answer:T,answer:C,grade:T,grade:C,score:lexicon"
     )
     assert rows.count("\n") == 201 and heldout.count("\n") == 1 + 60 * len(ARMS)
+
+
+@pytest.mark.parametrize(("kind", "begins"), [("svg", b"<svg"), ("png", b"\x89PNG")])
+def test_browser_saves_figures(browser: Browser, sample: Path, tmp_path: Path, kind: str, begins: bytes) -> None:
+    browser.open(sample)
+    assert _count(browser, ".save button") == 2 * _count(browser, ".plot")
+    browser.ask("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    browser.run(f"document.querySelector('[data-figure=forest][data-format={kind}]').click()")
+    deadline = time.monotonic() + 60
+    while not (saved := tmp_path / f"forest.{kind}").is_file() or not saved.stat().st_size:
+        assert time.monotonic() < deadline, (list(tmp_path.iterdir()), browser.problems())
+        time.sleep(0.1)
+    assert saved.read_bytes().startswith(begins)
+    assert browser.problems() == []
 
 
 def test_browser_runs_nothing_from_hostile_text(browser: Browser, tmp_path: Path) -> None:

@@ -35,9 +35,9 @@ def _labels(rows: Any) -> dict[Any, int]:
 
 
 def test_a_sample_holds_some_of_everything_and_is_the_same_in_any_order() -> None:
-    rows = training(40_001)
+    rows = training(12_001)
     found = sample(rows, training_labels(THRESHOLDS))
-    assert len(found.rows) == MOST and found.of == 40_001 and not found.whole and found.least > 1
+    assert len(found.rows) == MOST and found.of == 12_001 and not found.whole and found.least > 1
     run, held = _labels(rows), _labels(found.rows)
     assert {label: min(count, found.least) for label, count in run.items()} == {
         label: min(held.get(label, 0), found.least) for label in run
