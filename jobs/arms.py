@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.clusters import with_clusters
 from jobs.console import Stages
 from jobs.kinds.experiment import Arm, Experiment
 from jobs.planning import plan_rows
@@ -91,7 +92,9 @@ class ArmPlan:
 
 def plan_arms(spec: Experiment, material: Material, rewriter: Rewriter, store: Store, stages: Stages) -> list[ArmPlan]:
     """Every arm with every seed, and a `decisions` artifact for each."""
-    frame = experiment_frame(spec, material)
+    frame = with_clusters(
+        experiment_frame(spec, material), spec.selectors, [(material.prompts, "prompts")], store, stages
+    )
     order = material.order()
     plans: list[ArmPlan] = []
     for name, arm in spec.arms.items():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.arms import keep_decisions
+from jobs.clusters import with_clusters
 from jobs.console import Stages
 from jobs.decide_tables import decisions_table, sweep_table
 from jobs.exports import Exports
@@ -49,6 +50,8 @@ def run_decide(spec: Decide, root: Path, stages: Stages, command: str) -> Mappin
             refuse_overlaps(spec.contamination, given, evaluation, store, stages)
     with stages.stage("decisions", ", ".join(spec.decisions)):
         frame = frame_of(spec.selectors, scored, reserve)
+        sources = [(rows, "rollouts") for rows in scored.rollouts.values()]
+        frame = with_clusters(frame, spec.selectors, sources, store, stages)
         made = {name: _decide(spec, name, frame, scored, reserve, store, stages) for name in spec.decisions}
         swept = list(_sweep(spec, frame))
         sets = {name: (decision.teacher, decision.intervention) for name, decision in spec.decisions.items()}

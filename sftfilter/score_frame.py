@@ -6,7 +6,7 @@ A row is numbered by teacher, then prompt, then rollout id; a prompt by its id's
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,8 @@ from sftfilter.errors import DataError
 if TYPE_CHECKING:
     import numpy as np
     import polars as pl
+
+    from sftfilter.prompt_clusters import Clusters
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class ScoreFrame:
         spans: teacher -> its first row and one past its last.
         source_ids: by row, what its file calls it; null where it does not say. Only if asked for.
         prompt_source_ids: by prompt number, what the file of prompts calls it. Only if asked for.
+        clusters: key of a clustering -> what it found; those that selectors need.
     """
 
     rows: pl.DataFrame
@@ -39,6 +42,7 @@ class ScoreFrame:
     spans: Mapping[str, tuple[int, int]]
     source_ids: pl.Series | None = None
     prompt_source_ids: pl.Series | None = None
+    clusters: Mapping[str, Clusters] = field(default_factory=dict)
 
     def pool(self, teacher: str | None) -> Pool:
         """The rows of one teacher, or of all.

@@ -104,7 +104,7 @@ def parted(
     groups = []
     for name, places in sorted(cells.items()):
         count = 1 if clusters is None else max(1, round(clusters * len(places) / len(ids)))
-        labels = [0] * len(places) if vectors is None or count == 1 else _clustered(vectors[places], count, seed)
+        labels = [0] * len(places) if vectors is None or count == 1 else clustered(vectors[places], count, seed)
         many = len(set(labels)) > 1
         for label in sorted(set(labels)):
             inside = tuple(ids[p] for p, own in zip(places, labels, strict=True) if own == label)
@@ -113,7 +113,7 @@ def parted(
     return groups
 
 
-def _clustered(vectors: np.ndarray, count: int, seed: int) -> list[int]:
+def clustered(vectors: np.ndarray, count: int, seed: int) -> list[int]:
     """Cluster of each vector by k-means; clusters whose centres are alike have neighbouring numbers."""
     import numpy as np
     from scipy.cluster.hierarchy import leaves_list, linkage

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from sftfilter.config import did_you_mean
 from sftfilter.errors import DataError, SpecError
+from sftfilter.selectors.by_cluster import Cluster
 from sftfilter.selectors.by_name import ByField, Ids
 from sftfilter.selectors.by_score import Quantile, Threshold, TopFraction, TopK
 from sftfilter.selectors.combined import AllOf, AnyOf, Difference
@@ -30,6 +31,7 @@ Selector = Annotated[
     | Quantile
     | ByField
     | Ids
+    | Cluster
     | RandomControl
     | LengthMatchedRandom
     | ShareOf
