@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from sftfilter.errors import DataError
 from sftfilter.generate_request import Continuation, GenerateRequest, TokenScore
 from sftfilter.hidden_states import AnswerMeans, hidden_states
 from sftfilter.models import load_model
+from sftfilter.packed import keeps_rows_apart
 from sftfilter.sampling import score_tokens
 from sftfilter.shared_prefix import PackedRow, padded_ids, passes, sharing
 
@@ -142,12 +144,14 @@ class Engine:
         """Layers that the model has."""
         return int(self._model.config.num_hidden_layers)
 
-    @property
+    @cached_property
     def _may_share(self) -> bool:
-        """Whether every layer sees all that comes before, as the mask of a packed row supposes."""
+        """Whether every layer sees all that comes before, and only through the mask, as a packed row supposes."""
         config = self._model.config
         kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-        return kinds == {"full_attention"} and not getattr(config, "sliding_window", None)
+        if kinds != {"full_attention"} or getattr(config, "sliding_window", None):
+            return False
+        return keeps_rows_apart(self._model, config.get_text_config().vocab_size, torch.device(self.device))
 
     def _hidden(self, part: list[PackedRow], layer: int | None = None) -> torch.Tensor:
         """Hidden states [B, L, D] of packed rows, the last layer's without `layer`."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from sftfilter.engine import Engine, GenerateRequest
 from sftfilter.errors import DataError
@@ -52,6 +52,16 @@ def test_shared_beginnings_score_as_alone(engine: Engine, starts: list[int]) -> 
     found = engine.token_logprobs(SEQUENCES, starts)
     for ids, start, values in zip(SEQUENCES, starts, found, strict=True):
         assert values == pytest.approx(_plain(engine, ids, start), abs=1e-4)
+
+
+@pytest.mark.parametrize("family", ["rwkv", "bloom"])  # a state that is carried along; positions from a mask of its own
+def test_models_that_no_mask_keeps_apart_share_no_beginnings(tmp_path: Path, family: str) -> None:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, vocab_size=64, hidden_size=32, num_hidden_layers=2, n_head=4)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    other = Engine(str(tmp_path), STOP, PAD, dtype="float32")
+    for ids, values in zip(SEQUENCES, other.token_logprobs(SEQUENCES, [1] * 6), strict=True):
+        assert values == pytest.approx(_plain(other, ids, 1), abs=1e-4)
 
 
 def test_weights_without_numbers_are_named_instead_of_answering(engine: Engine, tmp_path: Path) -> None:
