@@ -51,8 +51,10 @@ def _seeds(spec: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]
         here = f"{path}{key}"
         if isinstance(value, Mapping):
             yield from _seeds(value, f"{here}.")
-        elif key.endswith(("seed", "seeds")) and value is not None:
-            yield here, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        elif key.endswith("seeds") and isinstance(value, list):  # and not `min_seeds`, which is a number of them
+            yield here, ", ".join(map(str, value))
+        elif key.endswith("seed") and value is not None:
+            yield here, str(value)
 
 
 def asked(counts: Mapping[str, Any]) -> str:

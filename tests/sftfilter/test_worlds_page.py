@@ -38,7 +38,7 @@ def _results() -> dict[str, Any]:
         "confusion": confusion(done),
         "statuses": {word: {"true": true, "of": of} for word, (true, of) in statuses(done).items()},
         "variations": [asdict(one) for one in done],
-        "spec": {"kind": "worlds", "seeds": [0, 1, 2]},
+        "spec": {"kind": "worlds", "seeds": [0, 1, 2], "gates": {"min_seeds": 3}},
         "versions": {"torch": "2.9.1"},
         "spec_hash": "abc",
     }
@@ -57,6 +57,7 @@ def test_the_matrix_is_a_figure_and_a_table(tmp_path: Path) -> None:
     assert cells["simple generalisation"] == ["1", "–", "1", "–", "1", "0", "1", "0"]
     assert cells["bad prompts"] == ["–", "–", "–", "1", "0", "0", "0", "1"]
     assert "<b>persona</b>" not in page and "2.9.1" in page and "<code>seeds</code></dt><dd>0, 1, 2</dd>" in page
+    assert "<code>gates.min_seeds</code>" not in page
     assert data["variations"][3]["hypothesis 7"] == "contradicted"
 
 
