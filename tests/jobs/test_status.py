@@ -166,7 +166,7 @@ def test_a_run_that_was_killed_on_another_machine_can_be_taken_up(tmp_path: Path
     assert taken.returncode == 2 and "gone.yaml: No such file" in taken.stderr
 
 
-def test_an_eval_can_be_taken_up_and_is_recorded_as_it_was_given(tmp_path: Path) -> None:
+def test_an_eval_can_be_taken_up(tmp_path: Path) -> None:
     _elsewhere(tmp_path, 300.0, command="sftfilter eval none.yaml", kind="eval")
     done = _cli("resume", "r", cwd=tmp_path)
     assert done.returncode == 2 and "none.yaml: No such file" in done.stderr
