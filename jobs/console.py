@@ -161,6 +161,8 @@ class _Bar:
         if "asked" in event:
             rates = ", ".join(f"{trait} {rate:.0%}" for trait, rate in event["rates"].items())
             self.progress.console.print(f"  [dim]{escape(event['asked'])} at step {event['at']}: {escape(rates)}[/]")
+        if "stopped" in event:
+            self.progress.console.print(f"  [dim]{escape(event['stopped'])} is saved at step {event['at']}[/]")
         if "resumed" not in event and "step" not in event:
             return
         arm = str(event.get("resumed", event.get("arm")))

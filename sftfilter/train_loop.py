@@ -23,6 +23,7 @@ from transformers import AutoConfig
 
 from sftfilter import progress, resume, run_log
 from sftfilter.artifacts import Store
+from sftfilter.between_steps import BetweenSteps
 from sftfilter.chat_format import ChatFormat
 from sftfilter.checkpoint import save_student
 from sftfilter.config import stable_hash
@@ -31,7 +32,7 @@ from sftfilter.errors import DataError, DivergedError, SftfilterError, TrainingE
 from sftfilter.extension_lock import await_builds
 from sftfilter.models import load_tokenizer
 from sftfilter.packed import Row
-from sftfilter.step_asking import request_rates
+from sftfilter.rank_zero import agree
 from sftfilter.step_exports import StepExports
 from sftfilter.step_log import StepLog
 from sftfilter.student import Student, training_device
@@ -47,6 +48,7 @@ from sftfilter.train_failures import (
     refusal,
     worst_loss,
 )
+from sftfilter.train_stop import Stopped, wished
 from sftfilter.train_watchdog import Watchdog
 from sftfilter.training import EXPORTS, STAGE, STATES
 from sftfilter.training_plan import split_step
@@ -61,14 +63,18 @@ def train_worker(config: Mapping[str, Any]) -> None:
     """Entry point of every Ray Train worker."""
     work = Path(config["work"])
     run_log.join(config.get("log"), "trainer")
-    if _agree(refusal(work) is not None):
+    if agree(refusal(work) is not None):
         return  # Ray Train tries every failure again, and this one would only repeat itself
     try:
         _train_arms(config, work)
+    except Stopped:
+        _LOGGER.info("stopped")
     except SftfilterError as error:
         keep_refusal(work, dist.get_rank(), error)
         _LOGGER.error("%s", error, extra={"rank": dist.get_rank()})
         raise
+    if dist.get_rank() == 0:
+        progress.append(work / "progress.jsonl", {"ended": True})
 
 
 def _train_arms(config: Mapping[str, Any], work: Path) -> None:
@@ -93,8 +99,10 @@ def _train_arms(config: Mapping[str, Any], work: Path) -> None:
     for job in sorted(config["jobs"], key=lambda job: not found or job["key"] != found.state.key):
         key = job["key"]
         done = dist.get_rank() == 0 and (store.find(STAGE, key) is not None or diverged(work, key) is not None)
-        if _agree(done):
+        if agree(done):
             continue
+        if agree(wished(work)):
+            raise Stopped
         try:
             _train_arm(Arm.read(job, chat, tokens), job, config, execution, chat, store, work, warm)
         except DivergedError as error:  # on every worker alike: loss and gradient norm are those of the whole step
@@ -182,9 +190,10 @@ def _train_arm(
             log.note("rows are computed one at a time: in this model's layers, packed rows would see each other")
     wanted = arm.settings.exports
     exports = StepExports(wanted, work / EXPORTS, arm.key, chat, arm.settings.precision) if wanted else None
+    between = BetweenSteps(arm.key, arm.name, len(arm.plan), arm.settings, exports, config["asks"], work)
     try:
         with Watchdog(work, dist.get_rank(), execution.collective_timeout_s) as watchdog:
-            _run_steps(student, arm, losses, execution, log, exports, watchdog, config["asks"])
+            _run_steps(student, arm, losses, log, watchdog, between)
     except DivergedError:
         student.close()
         raise
@@ -261,15 +270,12 @@ def _run_steps(
     student: Student,
     arm: Arm,
     losses: list[float],
-    execution: Execution,
     log: StepLog | None,
-    exports: StepExports | None,
     watchdog: Watchdog,
-    asks: bool,
+    between: BetweenSteps,
 ) -> None:
     """Go on from the step that `losses` has reached."""
     vocabulary = len(student.chat.tokenizer)
-    saved = time.monotonic()
     for number in range(len(losses), len(arm.plan)):
         watchdog.step(number + 1)
         began = time.monotonic()
@@ -287,19 +293,7 @@ def _run_steps(
         if log:
             supervised = sum(len(row.supervised) for row in batch)
             log.step(number + 1, loss, rate, norm, processed, supervised, time.monotonic() - began, wait, student.spent)
-        between = number + 1 < len(arm.plan)
-        exported = exports and between and (number + 1) % exports.wanted.every_steps == 0
-        if exports and exported:
-            with student.whole_weights():
-                if dist.get_rank() == 0:
-                    exports.start(student.model, number + 1, losses)
-        asked = request_rates(arm.key, arm.name, number + 1) if exported and asks else None
-        if between and (asked or _is_due(number + 1, saved, execution, student.device)):
-            if exports:
-                exports.finish()  # what a checkpoint is past is not exported again
-            state = resume.ArmState(arm.key, number + 1, dist.get_world_size(), execution.zero_stage, losses)
-            resume.save(student, arm.settings, state, {"arm": arm.name, "step": number + 1, "loss": loss}, asked)
-            saved = time.monotonic()
+        between.after(student, losses)
 
 
 def _step(student: Student, batch: list[Row], names: list[str], arm: str, number: int) -> tuple[float, int]:
@@ -315,17 +309,6 @@ def _step(student: Student, batch: list[Row], names: list[str], arm: str, number
         raise out_of_memory(arm, number, [names[i] for i in current], length, knobs) from error
 
 
-def _is_due(step: int, saved: float, execution: Execution, device: torch.device) -> bool:
-    """Whether a checkpoint is to be written; by rank 0's clock, since clocks differ."""
-    if execution.checkpoint_every_steps and step % execution.checkpoint_every_steps == 0:
-        return True
-    if execution.checkpoint_every_s is None:
-        return False
-    due = torch.tensor([float(time.monotonic() - saved >= execution.checkpoint_every_s)], device=device)
-    dist.broadcast(due, src=0)
-    return bool(due.item())
-
-
 def _say_who_works(work: Path) -> None:
     (work / f"stuck-{dist.get_rank()}.json").unlink(missing_ok=True)  # of a group before this one
     workers: list[Any] = [None] * dist.get_world_size()
@@ -339,10 +322,3 @@ def _gathered(indices: list[int]) -> list[int]:
     found: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(found, indices)
     return sorted({i for some in found for i in some})
-
-
-def _agree(value: bool) -> bool:
-    """Rank 0's word, on every rank."""
-    answer = [value]
-    dist.broadcast_object_list(answer, src=0)
-    return answer[0]

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +21,7 @@ from sftfilter.errors import DivergedError, SpecError, TrainingError
 from sftfilter.step_asking import AskStep, validation
 from sftfilter.train_cluster import RunStorage, check_can_ever_run, worker_resources
 from sftfilter.train_failures import diverged, memory_knobs, readable, refusal
+from sftfilter.train_stop import allow, stoppable
 from sftfilter.train_watchdog import blame
 from sftfilter.training_settings import Execution, Full, Lora, TrainingSettings
 
@@ -82,14 +80,16 @@ def train_all(
     Args:
         storage: folder for Ray Train's own bookkeeping and the progress files.
         on_event: called with each progress event: a step (arm, step, steps, loss, tokens_per_s), the workers of a
-            group (workers), an arm that goes on from a checkpoint (resumed, at), or something a person should know
-            (note), and the rates of a checkpoint in between (asked, at, rates).
+            group (workers), an arm that goes on from a checkpoint (resumed, at) or was saved for that (stopped, at),
+            something a person should know (note), the rates of a checkpoint in between (asked, at, rates), or that the
+            group has nothing more to do (ended).
         ask: asks every checkpoint in between while training goes on.
 
     Raises:
         SpecError: checkpoints in between are to be ranked by a trait, and nobody asks for it.
         MachineError: the cluster can never have the workers.
         DivergedError: some diverged; the others are in the store.
+        KeyboardInterrupt: this process was interrupted; the arm in progress is saved at its last step.
         TrainingError: a worker failed; the message carries its reason.
     """
     _check_ranked(runs, ask)
@@ -136,6 +136,7 @@ def _train_missing(
     check_can_ever_run(execution)
     _clear_all_but(work, {place.name, EXPORTS})
     place.tidy(on_event)
+    allow(work)
     with disk_errors(work):
         jobs = [_write_job(work, key, run) for key, run in sorted(missing.items(), key=lambda item: item[1].name)]
     _fit(config | {"jobs": jobs, "work": str(work)}, execution, work, place, on_event, ask)
@@ -186,9 +187,9 @@ def _fit(
         on_event(event)
 
     error: Exception | None = None
-    with follow(progress, remember), _own_interrupts():
+    with follow(progress, remember):
         try:
-            trainer.fit()
+            stoppable(trainer.fit, work)
         except Exception as failed:
             error = failed
     refused = refusal(work)
@@ -217,19 +218,6 @@ def _train_on_worker(config: dict[str, Any]) -> None:
 
 def _fresh(artifact: Artifact | None) -> Artifact | None:
     return replace(artifact, reused=False) if artifact else None
-
-
-@contextmanager
-def _own_interrupts() -> Iterator[None]:
-    """Ray Train takes over Ctrl-C for good, and answers it with exit code 0; give it back, and say it was one."""
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as error:
-        raise KeyboardInterrupt from error
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, before)
 
 
 def _place_hash(storage: Path, store: Store) -> str:

@@ -23,7 +23,8 @@ from sftfilter.progress import Tail
 from sftfilter.stopping import LossAbove, NoProgress
 from sftfilter.train_cluster import groups_at_once
 from sftfilter.train_failures import reason, refusal
-from sftfilter.training import STAGE, TrainingRun, student_key, train_all
+from sftfilter.train_stop import save_and_stop
+from sftfilter.training import STAGE, WORK, TrainingRun, student_key, train_all
 from sftfilter.training_settings import Execution
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def _run(
     resources = tune.PlacementGroupFactory([{"memory": 1}])
     # Tune prints its banners to standard output whatever the verbosity; our own console is standard error.
     with _environment(), redirect_stdout(io.StringIO()):
-        results = tune.Tuner(
+        tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(train_one, **given), resources),
             param_space={"student": tune.grid_search(sorted(missing))},
             tune_config=tune.TuneConfig(
@@ -170,7 +171,12 @@ def _run(
                 stop=RuleStopper(stop) if stop else None,
                 verbose=0,
             ),
-        ).fit()
+        )
+        try:
+            results = tuner.fit()
+        except KeyboardInterrupt:
+            save_and_stop([storage / name / WORK for name in missing])
+            raise
     shutil.rmtree(storage / "tune", ignore_errors=True)
     return _failures(results)
 

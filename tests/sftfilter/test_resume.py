@@ -7,16 +7,20 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sftfilter import progress
 from sftfilter.chat_format import ChatFormat
 from sftfilter.errors import TrainingError
 from sftfilter.models import load_tokenizer
 from sftfilter.train_cluster import RunStorage
+from sftfilter.train_stop import SAVES_S, allow, stoppable, wished
 from tests.chaos.fault_table import FaultRow, keep
 from tests.conftest import REPOSITORY
 from tests.training_case import FULL, LORA, Case, Killer, furthest, kill_one, same_bits, tiny_llama, weights
@@ -172,6 +176,48 @@ def test_a_lost_node_leaves_fewer_workers_that_go_on(case: Case) -> None:
     again = f"{told['struck_at'] - told['resumed']['full']} steps of {STEPS}"
     note = f"weights within {told['furthest']:.0e} of a plain loop's: one worker is left of two"
     keep(FaultRow("node removed, no other left", "training alone", again, round(told["recover_s"], 1), note=note))
+
+
+@pytest.mark.ray
+def test_a_stop_saves_the_arm_at_its_last_step(ray_once: None, case: Case) -> None:
+    """Ctrl-C in mid-arm, where no checkpoint is due for long: the same call goes on at that step, bit for bit."""
+    events: list[Mapping[str, Any]] = []
+
+    def interrupt(event: Mapping[str, Any]) -> None:
+        events.append(event)
+        if event.get("step") == 3 and not any("stopped" in e or "resumed" in e for e in events):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    runs = [case.run("lora", LONG["lora"])]
+    with pytest.raises(KeyboardInterrupt):
+        case.train(runs, "stopped", interrupt, checkpoint_every_s=None)
+    (saved,) = [event["at"] for event in events if "stopped" in event]
+    reached = max(event["step"] for event in events if "step" in event)
+    assert 3 <= saved == reached < STEPS, "no step is taken once the arm is saved, and none is lost"
+    done = case.train(runs, "stopped", interrupt, checkpoint_every_s=None)["lora"]
+    assert [event["at"] for event in events if "resumed" in event] == [saved]
+    assert same_bits(done, case.train(runs, "not-stopped")["lora"])
+
+
+def test_a_second_interrupt_waits_for_nothing(tmp_path: Path) -> None:
+    """And the first one waits only for a group that works."""
+    allow(tmp_path)
+    let_go = threading.Event()
+    progress.append(tmp_path / "progress.jsonl", {"workers": [{"rank": 0}]})
+    for again in (1.0, 2.0):
+        threading.Timer(again, os.kill, [os.getpid(), signal.SIGINT]).start()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        stoppable(let_go.wait, tmp_path)
+    assert 2 <= time.monotonic() - began < SAVES_S / 2
+    assert wished(tmp_path)
+    progress.append(tmp_path / "progress.jsonl", {"ended": True})
+    threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        stoppable(let_go.wait, tmp_path)
+    assert time.monotonic() - began < 2
+    let_go.set()
 
 
 def test_what_killed_runs_leave_is_dropped(tmp_path: Path) -> None:
