@@ -65,8 +65,10 @@ def train_worker(config: Mapping[str, Any]) -> None:
     run_log.join(config.get("log"), "trainer")
     if agree(refusal(work) is not None):
         return  # Ray Train tries every failure again, and this one would only repeat itself
+    patience = config["execution"]["collective_timeout_s"]
     try:
-        _train_arms(config, work)
+        with Watchdog(work, dist.get_rank(), patience) as watchdog:
+            _train_arms(config, work, watchdog)
     except Stopped:
         _LOGGER.info("stopped")
     except SftfilterError as error:
@@ -77,7 +79,7 @@ def train_worker(config: Mapping[str, Any]) -> None:
         progress.append(work / "progress.jsonl", {"ended": True})
 
 
-def _train_arms(config: Mapping[str, Any], work: Path) -> None:
+def _train_arms(config: Mapping[str, Any], work: Path, watchdog: Watchdog) -> None:
     execution = Execution.model_validate(config["execution"])
     torch.set_num_threads(max(1, int(execution.cpus_per_worker)))
     # DeepSpeed compiles (or looks up) its CPU communication with ninja, which lies beside our interpreter.
@@ -104,7 +106,9 @@ def _train_arms(config: Mapping[str, Any], work: Path) -> None:
         if agree(wished(work)):
             raise Stopped
         try:
-            _train_arm(Arm.read(job, chat, tokens), job, config, execution, chat, store, work, warm)
+            watchdog.other(f"reading {job['name']}")
+            arm = Arm.read(job, chat, tokens)
+            _train_arm(arm, job, config, execution, chat, store, work, warm, watchdog)
         except DivergedError as error:  # on every worker alike: loss and gradient norm are those of the whole step
             if dist.get_rank() == 0:
                 keep_diverged(work, key, error)
@@ -160,6 +164,7 @@ def _train_arm(
     store: Store,
     work: Path,
     warm: WarmBase,
+    watchdog: Watchdog,
 ) -> None:
     began = time.monotonic()
     known = run_log.told()
@@ -168,6 +173,7 @@ def _train_arm(
     place = {"rank": dist.get_rank(), "workers": dist.get_world_size(), "steps": len(arm.plan)}
     _LOGGER.info("begins at step %d", found.state.step if found else 0, extra=place)
     universal = found.universal(arm.name, execution) if found else False
+    watchdog.other(f"loading {arm.name}")
     states = work / STATES
     splits = any(len(arm.split(step, execution)[0]) > 1 for step in arm.plan)
     student = Student(
@@ -192,14 +198,14 @@ def _train_arm(
     exports = StepExports(wanted, work / EXPORTS, arm.key, chat, arm.settings.precision) if wanted else None
     between = BetweenSteps(arm.key, arm.name, len(arm.plan), arm.settings, exports, config["asks"], work)
     try:
-        with Watchdog(work, dist.get_rank(), execution.collective_timeout_s) as watchdog:
-            _run_steps(student, arm, losses, log, watchdog, between)
+        _run_steps(student, arm, losses, log, watchdog, between)
     except DivergedError:
         student.close()
         raise
     finally:
         if log:
             log.close()
+    watchdog.other(f"writing {arm.name}")
     with student.whole_weights():
         if dist.get_rank() == 0:
             _export(student, chat, store, job, config, losses, time.monotonic() - began, exports)

@@ -1,12 +1,13 @@
 """A worker that waits for one that does not answer ends itself after a while, and leaves word of where it waited.
 
 Not every collective can time out by itself: DeepSpeed's in shared memory spin for ever, and groups it makes have limits
-of their own. So each worker watches its own steps. A worker that is stopped or whose machine hangs leaves no word, and
-that tells who it was; of those that do, the one that is not inside a collective is at fault.
+of their own. So each worker watches itself from its start to its end. A worker that is stopped or whose machine hangs
+leaves no word, and that tells who it was; of those that do, the one that is not inside a collective is at fault.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -19,25 +20,36 @@ from types import TracebackType
 _WAITING = ("all_reduce", "allreduce", "barrier", "broadcast", "gather", "reduce_scatter", "wait", "backward")
 EXIT = 75
 """Exit code of a worker that gave up waiting."""
+UNSTEADY_S = 900
+"""Seconds that whatever reads or writes models may take, however short steps are to be."""
 
 
 class Watchdog:
-    """Ends this process when a step takes longer than `seconds`; a context manager around the steps of an arm."""
+    """Ends this process when something takes longer than `seconds`; a context manager around all that a worker does."""
 
     def __init__(self, folder: Path, rank: int, seconds: float) -> None:
         self.folder, self.rank, self.seconds = folder, rank, seconds
         self._main = threading.get_ident()
-        self._step = 0
-        self._since = time.monotonic()
+        self._doing, self._allowed, self._since = "its start", max(seconds, UNSTEADY_S), time.monotonic()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def step(self, number: int) -> None:
-        """A step begins."""
-        self._step, self._since = number, time.monotonic()
+        """An optimizer step begins, and may take `seconds`."""
+        self._doing, self._allowed = f"step {number}", self.seconds
+        self.beat()
+
+    def other(self, doing: str) -> None:
+        """Something else begins, which goes to the disk."""
+        self._doing, self._allowed = doing, max(self.seconds, UNSTEADY_S)
+        self.beat()
+
+    def beat(self) -> None:
+        """What is being done goes on."""
+        self._since = time.monotonic()
 
     def __enter__(self) -> Watchdog:
-        self._since = time.monotonic()
+        self.beat()
         self._thread.start()
         return self
 
@@ -49,14 +61,17 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._done.wait(min(1.0, self.seconds / 4)):
-            if time.monotonic() - self._since > self.seconds:
-                frame = sys._current_frames().get(self._main)
-                calls = [
-                    f"{call.name} ({Path(call.filename).name}:{call.lineno})" for call in traceback.extract_stack(frame)
-                ]
-                word = {"step": self._step, "in": calls[-1] if calls else "", "waits": _waits(calls)}
-                (self.folder / f"stuck-{self.rank}.json").write_text(json.dumps(word))
-                os._exit(EXIT)
+            if time.monotonic() - self._since > self._allowed:
+                try:
+                    self._leave_word()
+                finally:  # a disk that takes no word must not keep the worker
+                    os._exit(EXIT)
+
+    def _leave_word(self) -> None:
+        frame = sys._current_frames().get(self._main)
+        calls = [f"{call.name} ({Path(call.filename).name}:{call.lineno})" for call in traceback.extract_stack(frame)]
+        word = {"doing": self._doing, "in": calls[-1] if calls else "", "waits": _waits(calls)}
+        (self.folder / f"stuck-{self.rank}.json").write_text(json.dumps(word))
 
 
 def _waits(calls: list[str]) -> bool:
@@ -67,13 +82,14 @@ def blame(folder: Path, workers: int) -> str | None:
     """Who did not answer, from the words that the others left; None if nobody gave up waiting."""
     words = {}
     for file in folder.glob("stuck-*.json"):
-        words[int(file.stem.removeprefix("stuck-"))] = json.loads(file.read_text())
+        with contextlib.suppress(json.JSONDecodeError):  # a disk that was full took a part
+            words[int(file.stem.removeprefix("stuck-"))] = json.loads(file.read_text())
     if not words:
         return None
     silent = [rank for rank in range(workers) if rank not in words]
     busy = silent or [rank for rank, word in words.items() if not word["waits"]] or sorted(words)
     where = [f"in {words[rank]['in']}" if rank in words else "without a sign of life" for rank in busy]
-    step = next(iter(words.values()))["step"]
+    doing = next((words[rank]["doing"] for rank in busy if rank in words), next(iter(words.values()))["doing"])
     others = ", ".join(str(rank) for rank in sorted(words) if rank not in busy)
     named = ", ".join(f"{rank} ({place})" for rank, place in zip(busy, where, strict=True))
-    return f"training worker {named} did not finish step {step}" + (f", while {others} waited for it" if others else "")
+    return f"training worker {named} did not finish {doing}" + (f", while {others} waited for it" if others else "")
