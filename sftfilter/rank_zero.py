@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
+
+_LOOK_S = 0.2
 
 
 def agree(value: bool) -> bool:
@@ -18,3 +23,14 @@ def agree_on(numbers: list[int], device: torch.device) -> list[int]:
     told = torch.tensor(numbers, dtype=torch.int64, device=device)
     dist.broadcast(told, src=0)
     return told.tolist()
+
+
+def wait_until(done: Callable[[], bool], device: torch.device, beat: Callable[[], None]) -> None:
+    """Until it is done on rank 0, however long that takes; no collective lasts as long.
+
+    Args:
+        beat: called while waiting, on every rank.
+    """
+    while not agree_on([done()], device)[0]:
+        beat()
+        time.sleep(_LOOK_S)

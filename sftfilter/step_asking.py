@@ -7,14 +7,12 @@ is the exported model, not Ray's checkpoint, which only says that the step is th
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sftfilter import progress
-from sftfilter.errors import EvalError
 
 if TYPE_CHECKING:
     from ray.train import Checkpoint, ValidationConfig, ValidationTaskConfig
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
 FACTS = "step.json"
 RATES = "rates.json"
 """Files of an export: what it is, and the rate of each trait once it was asked."""
-_WRITING_S = 600
 
 
 class AskStep(Protocol):
@@ -54,17 +51,10 @@ def validation(ask: AskStep, exports: Path, events: Path) -> ValidationConfig:
 
 
 def request_rates(key: str, student: str, step: int) -> ValidationTaskConfig:
-    """For `ray.train.report` at a step that is exported."""
+    """For `ray.train.report`, once the export of a step is written."""
     from ray.train import ValidationTaskConfig
 
     return ValidationTaskConfig(fn_kwargs={"key": key, "student": student, "step": step})
-
-
-def wait_for_rates() -> None:
-    """Until every step that was reported has been asked, or could not be."""
-    import ray.train
-
-    ray.train.get_all_reported_checkpoints()
 
 
 def _ask_step(
@@ -73,13 +63,8 @@ def _ask_step(
     """What the task does."""
     del checkpoint
     folder = step_folder(Path(exports), key, step)
-    deadline = time.monotonic() + _WRITING_S
-    while not (folder / FACTS).exists():  # a thread of the first worker is writing it
-        if time.monotonic() > deadline:
-            raise EvalError(f"{student}: its checkpoint at step {step} is not there: {folder}")
-        time.sleep(0.5)
-    model_hash = json.loads((folder / FACTS).read_text())["model_hash"]
     try:
+        model_hash = json.loads((folder / FACTS).read_text())["model_hash"]
         rates = dict(ask(f"{student}@{step}", str(folder), model_hash))
     except Exception as error:
         progress.append(events, {"note": f"{student} could not be asked at step {step}: {error}"})

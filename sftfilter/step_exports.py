@@ -6,7 +6,6 @@ Weights are copied, and written by a thread while training goes on. Each folder 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sftfilter.checkpoint import merged_weights, write_model
 from sftfilter.models import weights_hash
-from sftfilter.step_asking import FACTS, RATES, step_folder, wait_for_rates
+from sftfilter.step_asking import FACTS, step_folder
+from sftfilter.step_ranking import add_exports, best_exports, whole_exports
 from sftfilter.training_settings import Exports
 
 if TYPE_CHECKING:
@@ -41,21 +41,36 @@ class StepExports:
         self.folder = folder / key
         self.precision: Literal["bf16", "fp32"] = precision
         self._writer = ThreadPoolExecutor(1, "export")
-        self._pending: Future[None] | None = None
+        self._pending: Future[int] | None = None
+
+    @property
+    def writing(self) -> bool:
+        """Whether a copy is being written."""
+        return self._pending is not None and not self._pending.done()
+
+    @property
+    def written(self) -> bool:
+        """Whether a copy has been written since the last `finish`."""
+        return self._pending is not None and self._pending.done()
+
+    def is_whole(self, step: int) -> bool:
+        """Whether the export of a step is there."""
+        return (self._at(step) / FACTS).exists()
 
     def start(self, model: Any, step: int, losses: list[float]) -> None:
-        """Copy whole (gathered) weights and begin to write them."""
+        """Copy whole (gathered) weights and begin to write them; the copy before must have been written."""
         self.finish()
         weights = _copied(merged_weights(model, self.precision))
         since = losses[-self.wanted.every_steps :]
         facts = {"step": step, "loss": sum(since) / len(since)}
         self._pending = self._writer.submit(self._write, model, weights, facts)
 
-    def finish(self) -> None:
-        """Wait for what is being written; raises what went wrong with it."""
-        if self._pending:
-            pending, self._pending = self._pending, None
-            pending.result()
+    def finish(self) -> int:
+        """Wait for what is being written; answers its step, 0 if there is none. Raises what went wrong with it."""
+        if self._pending is None:
+            return 0
+        pending, self._pending = self._pending, None
+        return pending.result()
 
     def copy_into(self, student: Path) -> list[dict[str, Any]]:
         """Put the exports into the student's folder; answers step, loss and hash of each, and its rates if it was asked.
@@ -64,14 +79,9 @@ class StepExports:
         """
         self.finish()
         self._writer.shutdown()
-        if self.wanted.keep and self.wanted.by_trait:
-            wait_for_rates()
-            self._keep_best()
-        for path in self._whole():
-            shutil.copytree(path, student / "steps" / path.name, copy_function=_link)
-        return [self._facts(path) for path in self._whole()]
+        return add_exports(whole_exports(self.folder), student)
 
-    def _write(self, model: Any, weights: Mapping[str, torch.Tensor], facts: dict[str, Any]) -> None:
+    def _write(self, model: Any, weights: Mapping[str, torch.Tensor], facts: dict[str, Any]) -> int:
         whole = self._at(facts["step"])
         partial = whole.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
@@ -80,37 +90,11 @@ class StepExports:
         (partial / FACTS).write_text(json.dumps(facts | {"model_hash": weights_hash(partial)}))
         shutil.rmtree(whole, ignore_errors=True)  # a run that was interrupted may have come further
         partial.rename(whole)
-        if self.wanted.keep and not self.wanted.by_trait:
-            self._keep_best()
-
-    def _keep_best(self) -> None:
-        """Remove all but the best; one that could not be asked is the worst, and the later of two equals goes."""
-        metric = self.wanted.metric
-        found = [(self._facts(path), path) for path in self._whole()]
-        values = [(facts.get("rates", {}) if self.wanted.by_trait else facts).get(metric) for facts, _ in found]
-        ranked = sorted(
-            zip(values, (path for _, path in found), strict=True), key=lambda one: (one[0] is None, one[0] or 0.0)
-        )
-        for _, worse in ranked[self.wanted.keep :]:
-            shutil.rmtree(worse)
-
-    def _whole(self) -> list[Path]:
-        return sorted(path for path in self.folder.glob("*") if path.name.isdecimal())
-
-    @staticmethod
-    def _facts(path: Path) -> dict[str, Any]:
-        facts = json.loads((path / FACTS).read_text())
-        rates = path / RATES
-        return facts | ({"rates": json.loads(rates.read_text())} if rates.exists() else {})
-
-
-def _link(source: str, target: str) -> str:
-    """Another name for the file where the file system can, else a copy."""
-    try:
-        os.link(source, target)
-    except OSError:
-        return shutil.copy2(source, target)
-    return target
+        if not self.wanted.by_trait:
+            there = whole_exports(self.folder)
+            for worse in set(there) - set(best_exports(there, self.wanted)):
+                shutil.rmtree(worse)
+        return facts["step"]
 
 
 def _copied(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

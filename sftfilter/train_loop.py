@@ -35,6 +35,7 @@ from sftfilter.packed import Row
 from sftfilter.rank_zero import agree
 from sftfilter.step_exports import StepExports
 from sftfilter.step_log import StepLog
+from sftfilter.step_ranking import begin_unranked, is_set_aside, set_aside, waits_for_rates
 from sftfilter.student import Student, training_device
 from sftfilter.train_failures import (
     SHOWN,
@@ -100,8 +101,7 @@ def _train_arms(config: Mapping[str, Any], work: Path, watchdog: Watchdog) -> No
     found = resume.last()  # one checkpoint is kept: another arm's first would take its place
     for job in sorted(config["jobs"], key=lambda job: not found or job["key"] != found.state.key):
         key = job["key"]
-        done = dist.get_rank() == 0 and (store.find(STAGE, key) is not None or diverged(work, key) is not None)
-        if agree(done):
+        if agree(dist.get_rank() == 0 and _is_done(store, work, key)):
             continue
         if agree(wished(work)):
             raise Stopped
@@ -113,6 +113,11 @@ def _train_arms(config: Mapping[str, Any], work: Path, watchdog: Watchdog) -> No
             if dist.get_rank() == 0:
                 keep_diverged(work, key, error)
             dist.barrier()
+
+
+def _is_done(store: Store, work: Path, key: str) -> bool:
+    """Whether nothing is left to train of a student."""
+    return store.find(STAGE, key) is not None or diverged(work, key) is not None or is_set_aside(work / EXPORTS / key)
 
 
 def _check_vocabulary(config: Mapping[str, Any], chat: ChatFormat) -> None:
@@ -196,8 +201,10 @@ def _train_arm(
             log.note("rows are computed one at a time: in this model's layers, packed rows would see each other")
     wanted = arm.settings.exports
     exports = StepExports(wanted, work / EXPORTS, arm.key, chat, arm.settings.precision) if wanted else None
-    between = BetweenSteps(arm.key, arm.name, len(arm.plan), arm.settings, exports, config["asks"], work)
+    between = BetweenSteps(arm.key, arm.name, len(arm.plan), arm.settings, exports, config["asks"], work, watchdog.beat)
     try:
+        if found:
+            between.resumed(student, losses)
         _run_steps(student, arm, losses, log, watchdog, between)
     except DivergedError:
         student.close()
@@ -226,10 +233,14 @@ def _export(
     seconds: float,
     exports: StepExports | None,
 ) -> None:
-    folder = store.begin(STAGE, job["key"])
+    unranked = exports is not None and waits_for_rates(exports.wanted)
+    folder = begin_unranked(exports.folder) if exports and unranked else store.begin(STAGE, job["key"])
     try:
         with disk_errors(store.root):
             meta = save_student(student.model, chat, folder, job, config, losses, seconds)
+            if unranked:
+                set_aside(folder, meta)
+                return
             meta["exports"] = exports.copy_into(folder) if exports else []
             store.commit(folder, STAGE, job["key"], meta)
     finally:

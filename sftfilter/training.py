@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from sftfilter.deepspeed_config import backend
 from sftfilter.disk import disk_errors
 from sftfilter.errors import DivergedError, SpecError, TrainingError
 from sftfilter.step_asking import AskStep, validation
+from sftfilter.step_ranking import finish_ranked, is_set_aside
 from sftfilter.train_cluster import RunStorage, check_can_ever_run, worker_resources
 from sftfilter.train_failures import diverged, memory_knobs, readable, refusal
 from sftfilter.train_stop import allow, stoppable
@@ -140,9 +142,18 @@ def _train_missing(
     with disk_errors(work):
         jobs = [_write_job(work, key, run) for key, run in sorted(missing.items(), key=lambda item: item[1].name)]
     _fit(config | {"jobs": jobs, "work": str(work)}, execution, work, place, on_event, ask)
+    for key, run in missing.items():  # by now Ray Train has had every checkpoint asked
+        exports = work / EXPORTS / key
+        if run.settings.exports and is_set_aside(exports):
+            say = partial(_note, on_event, run.name)
+            finish_ranked(exports, run.settings.exports, Store(config["store"]), STAGE, key, say)
     place.clear()
     for folder in (EXPORTS, STATES):
         shutil.rmtree(work / folder, ignore_errors=True)
+
+
+def _note(on_event: Callable[[Mapping[str, Any]], None], name: str, text: str) -> None:
+    on_event({"note": f"{name}: {text}"})
 
 
 def _fit(
