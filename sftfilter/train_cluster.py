@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,9 @@ from sftfilter.training_settings import Execution
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
+_MANY = 2**31
+_START_TIMEOUT, _START_S = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", 60
+"""What Ray Train reads, and its default."""
 _SNAPSHOT = "checkpoint_manager_snapshot.json"
 
 
@@ -25,32 +30,36 @@ def worker_resources(execution: Execution) -> dict[str, float]:
 def check_can_ever_run(execution: Execution) -> None:
     """Refuse workers that the connected cluster can never have; Ray would wait for them without end.
 
+    A cluster that grows without saying how far is believed, and Ray Train gives up after `execution.start_timeout_s`.
+
     Raises:
         MachineError: no node, present or one that an autoscaler may add, holds a worker; or there are too few.
     """
-    import ray
-    from ray._private.state import state  # what Ray Train asks itself; there is no public way
-
     wanted = worker_resources(execution)
-    growing = state.get_max_resources_from_cluster_config()
-    if growing:
-        for name, amount in wanted.items():
-            if amount * execution.fewest_workers > growing.get(name, 0):
-                raise MachineError(_too_much(execution, name, growing.get(name, 0), "this cluster can grow to"))
+    nodes, groups = _present(), _groups()
+    if max(_workers_on(nodes, wanted), _workers_in(groups, wanted)) >= execution.fewest_workers:
         return
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if _workers_on(nodes, wanted) >= execution.fewest_workers or grows():
+    if not groups and grows():
         return
+    shapes, who = [*nodes, *(shape for shape, _ in groups)], "can grow to" if groups else "has"
     for name, amount in wanted.items():
-        most = max((node.get(name, 0) for node in nodes), default=0)
+        most = max((node.get(name, 0) for node in shapes), default=0)
         if amount > most:
+            largest = f"the largest node of this cluster {'can have' if groups else 'has'} {most:g}"
             raise MachineError(
-                f"a training worker needs {amount:g} {name} and the largest node of this cluster has {most:g}: "
+                f"a training worker needs {amount:g} {name} and {largest}: "
                 + ("lower execution.cpus_per_worker" if name == "CPU" else "set execution.use_gpu: false")
                 + ", or add a larger node"
             )
-    scarce = min(wanted, key=lambda name: sum(node.get(name, 0) for node in nodes) / wanted[name])
-    raise MachineError(_too_much(execution, scarce, sum(node.get(scarce, 0) for node in nodes), "this cluster has"))
+    have = {name: _total(nodes, groups, name) for name in wanted}
+    scarce = min(wanted, key=lambda name: have[name] / wanted[name])
+    raise MachineError(_too_much(execution, scarce, have[scarce], f"this cluster {who}"))
+
+
+def starts_tried(execution: Execution) -> int:
+    """How often Ray Train tries to start the workers again before it gives up; it waits a while for them each time."""
+    wait = float(os.environ.get(_START_TIMEOUT, _START_S))
+    return math.ceil(execution.start_timeout_s / wait)
 
 
 def groups_at_once(execution: Execution, wanted: int | None = None) -> int:
@@ -64,25 +73,60 @@ def groups_at_once(execution: Execution, wanted: int | None = None) -> int:
     Raises:
         MachineError: not a single one.
     """
-    import ray
-    from ray._private.state import state
-
     check_can_ever_run(execution)
-    needed = worker_resources(execution)
-    growing = state.get_max_resources_from_cluster_config()
-    if growing:
-        workers = min(int(growing.get(name, 0) / amount + 1e-9) for name, amount in needed.items())
-    else:
-        workers = _workers_on([node["Resources"] for node in ray.nodes() if node["Alive"]], needed)
-        if wanted is not None and grows():
-            return wanted
+    needed, groups = worker_resources(execution), _groups()
+    if not groups and wanted is not None and grows():
+        return wanted
+    workers = _workers_in(groups, needed) if groups else _workers_on(_present(), needed)
     room = max(1, workers // execution.most_workers)
     return room if wanted is None else min(room, wanted)
 
 
+def _present() -> list[Mapping[str, float]]:
+    """Resources of each node that is there."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _groups() -> list[tuple[Mapping[str, float], float]]:
+    """Kinds of nodes that an autoscaler may add, and how many of each; empty where it does not say."""
+    from ray._private.state import state  # what Ray Train asks itself; there is no public way
+
+    config = state.get_cluster_config()
+    found = []
+    for group in config.node_group_configs if config else ():
+        shape = {name: math.inf if amount == -1 else amount for name, amount in group.resources.items()}
+        if shape and group.max_count:
+            found.append((shape, math.inf if group.max_count == -1 else group.max_count))
+    return found
+
+
+def _workers_in(groups: Sequence[tuple[Mapping[str, float], float]], wanted: Mapping[str, float]) -> int:
+    """How many workers the nodes of these kinds hold once all are there."""
+    held = sum(count * _on_one(shape, wanted) for shape, count in groups if _on_one(shape, wanted))
+    return int(min(held, _MANY))
+
+
+def _total(
+    nodes: Sequence[Mapping[str, float]], groups: Sequence[tuple[Mapping[str, float], float]], name: str
+) -> float:
+    """The most of a resource that there is or may be."""
+    grown = sum(count * shape[name] for shape, count in groups if shape.get(name))
+    return max(sum(node.get(name, 0) for node in nodes), grown)
+
+
 def _workers_on(nodes: Sequence[Mapping[str, float]], wanted: Mapping[str, float]) -> int:
     """How many workers the nodes hold; none is spread over two."""
-    return sum(min(int(node.get(name, 0) / amount + 1e-9) for name, amount in wanted.items()) for node in nodes)
+    return int(sum(_on_one(node, wanted) for node in nodes))
+
+
+def _on_one(node: Mapping[str, float], wanted: Mapping[str, float]) -> float:
+    return min(_whole(node.get(name, 0) / amount) for name, amount in wanted.items())
+
+
+def _whole(workers: float) -> float:
+    return workers if math.isinf(workers) else int(workers + 1e-9)
 
 
 def _too_much(execution: Execution, name: str, have: float, who: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sftfilter import errors
 from sftfilter.disk import disk_error
-from sftfilter.errors import DivergedError, SftfilterError, TrainingError
+from sftfilter.errors import DivergedError, MachineError, SftfilterError, TrainingError
 from sftfilter.training_settings import Execution
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
@@ -135,6 +135,11 @@ def readable(
     for cause, _ in reasons.values():
         if isinstance(cause, SftfilterError):
             return cause
+    if "StartupTimeout" in type(getattr(error, "controller_failure", None)).__name__:
+        return MachineError(
+            f"the cluster gave training no workers{where} within execution.start_timeout_s: look at its nodes and its "
+            "autoscaler (`ray status`), then run again, or ask for fewer or smaller workers"
+        )
     for failed in [*failures.values(), error]:
         if told := disk_error(failed, folder):
             return told

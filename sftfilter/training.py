@@ -21,7 +21,7 @@ from sftfilter.disk import disk_errors
 from sftfilter.errors import DivergedError, SpecError, TrainingError
 from sftfilter.step_asking import AskStep, validation
 from sftfilter.step_ranking import finish_ranked, is_set_aside
-from sftfilter.train_cluster import RunStorage, check_can_ever_run, worker_resources
+from sftfilter.train_cluster import RunStorage, check_can_ever_run, starts_tried, worker_resources
 from sftfilter.train_failures import diverged, memory_knobs, readable, refusal
 from sftfilter.train_stop import allow, stoppable
 from sftfilter.train_watchdog import blame
@@ -185,7 +185,9 @@ def _fit(
             name=place.name,
             storage_path=place.root,
             storage_filesystem=place.filesystem,
-            failure_config=FailureConfig(max_failures=execution.max_failures),
+            failure_config=FailureConfig(
+                max_failures=execution.max_failures, controller_failure_limit=starts_tried(execution)
+            ),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
             callbacks=[Restarts(str(progress))],
         ),

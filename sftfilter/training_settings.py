@@ -120,6 +120,14 @@ class Execution(Settings):
     max_failures: Annotated[
         int, Field(ge=0, description="worker crashes survived; an arm goes on from its last checkpoint")
     ] = 3
+    start_timeout_s: Annotated[
+        int,
+        Field(
+            gt=0,
+            description="seconds that training waits for a fixed number of workers, all waits of a run together; a range "
+            "of them waits for its fewest without end",
+        ),
+    ] = 21600
     checkpoint_every_s: Annotated[
         float | None, Field(gt=0, description="seconds between checkpoints within an arm; null for none")
     ] = 600

@@ -66,6 +66,8 @@ def test_a_cluster_that_grows_is_believed_until_it_states_its_limits(
         assert trials_at_once(three, 5) == 1 and trials_at_once(Execution(workers=1), None) == 4
         with pytest.raises(MachineError, match="5 workers need 5 CPU, this cluster can grow to 4"):
             trials_at_once(Execution(workers=5), 2)
+        with pytest.raises(MachineError, match="needs 3 CPU and the largest node of this cluster can have 2"):
+            trials_at_once(Execution(workers=1, cpus_per_worker=3), 2)  # the nodes of all have 4
         state_limits_of_environment(gcs)
         assert trials_at_once(Execution(workers=1), None) == 4, "the environment says nothing"
         monkeypatch.setenv(LIMITS, limits({"cpu": (3, {"CPU": 2})}))
