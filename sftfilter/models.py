@@ -6,8 +6,10 @@ It is converted once to safetensors and kept in the cache folder, so nothing is 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import socket
 import sys
 import tempfile
 from functools import lru_cache
@@ -100,6 +102,28 @@ def weights_hash(folder: str | Path) -> str:
         raise DataError(f"model folder '{folder}' holds no *.safetensors file; other formats are not loaded")
     states = {f.name: (f, f.stat()) for f in [*files, Path(folder) / "config.json"]}
     return stable_hash({name: _hash_of(str(f), s.st_size, s.st_mtime_ns, s.st_ino) for name, (f, s) in states.items()})
+
+
+def check_weights(folder: str, expected: str) -> None:
+    """Refuse a model folder that is not the one with this hash. A node hashes a folder once for as long as it stays.
+
+    Raises:
+        DataError: its weights or configuration are others.
+    """
+    files = [*sorted(Path(folder).glob("*.safetensors")), Path(folder) / "config.json"]
+    stamps = [(str(f), s.st_size, s.st_mtime_ns, s.st_ino) for f in files for s in [f.stat()]]
+    seen = cache_dir() / "checked" / stable_hash([expected, socket.gethostname(), stamps])
+    if seen.exists():
+        return
+    found = weights_hash(folder)
+    if found != expected:
+        raise DataError(
+            f"model folder '{folder}' on {socket.gethostname()} hashes to {found}, and the run was planned with "
+            f"{expected}: put the same files there on every node, or name a folder that all nodes share"
+        )
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs time only
+        seen.parent.mkdir(parents=True, exist_ok=True)
+        seen.touch()
 
 
 @lru_cache(maxsize=4096)

@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -128,6 +129,8 @@ class Found:
     def load(self, student: Student, universal: bool) -> None:
         """Put the checkpoint into a fresh student."""
         with self.checkpoint.as_directory() as folder, _tensors_only():
+            if ray.train.get_context().get_local_rank() == 0:
+                _check_whole(Path(folder), self.checkpoint.path)
             with _converted(Path(folder)) if universal else contextlib.nullcontext(Path(folder)) as source:
                 loaded, _ = student.engine.load_checkpoint(str(source), tag=_SHARDS, load_module_strict=False)
                 dist.barrier()
@@ -156,6 +159,24 @@ def last() -> Found | None:
     except (OSError, ValueError, TypeError) as error:
         raise TrainingError(f"{checkpoint.path}: not a checkpoint of this version ({error}); delete it") from error
     return Found(checkpoint, state)
+
+
+def _check_whole(folder: Path, name: str) -> None:
+    """Compare every shard with the checksums that torch writes into it, and that it does not look at when it loads.
+
+    Raises:
+        TrainingError: one is damaged.
+    """
+    for shard in sorted((folder / _SHARDS).rglob("*.pt")):
+        try:
+            with zipfile.ZipFile(shard) as packed:
+                bad = packed.testzip()
+        except zipfile.BadZipFile as error:
+            bad = str(error)
+        if bad:
+            raise TrainingError(
+                f"{name}: {shard.name} is damaged ({bad}): delete the checkpoint to train its arm from the beginning"
+            )
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ from sftfilter.config import stable_hash
 from sftfilter.disk import disk_errors
 from sftfilter.errors import DataError, DivergedError, SftfilterError, TrainingError
 from sftfilter.extension_lock import await_builds
-from sftfilter.models import load_tokenizer
+from sftfilter.models import check_weights, load_tokenizer
 from sftfilter.packed import Row
 from sftfilter.rank_zero import agree
 from sftfilter.step_exports import StepExports
@@ -94,6 +94,8 @@ def _train_arms(config: Mapping[str, Any], work: Path, watchdog: Watchdog) -> No
             f"this worker's tokenizer and template hash to {chat.hash}, the plan's to {config['format_hash']}: "
             "every node must load the same model files"
         )
+    if ray.train.get_context().get_local_rank() == 0:
+        check_weights(config["base"], config["base_hash"])
     _check_vocabulary(config, chat)
     _say_who_works(work)
     warm = WarmBase(config["base"], execution, training_device(execution))

@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 
 from sftfilter.artifacts import Artifact, Store
 from sftfilter.chat_format import ChatFormat
-from sftfilter.models import load_model, load_tokenizer
+from sftfilter.models import load_model, load_tokenizer, weights_hash
 from sftfilter.packed import Row
 from sftfilter.reading.places import complete, filesystem
 from sftfilter.student import Student
@@ -84,7 +84,7 @@ class Case:
             runs,
             store=Store(self.storage / into / "store"),
             base=self.model,
-            base_hash="base",
+            base_hash=weights_hash(self.model),
             system_prompt=self.chat.system_prompt,
             format_hash=self.chat.hash,
             execution=Execution(**execution),

@@ -244,6 +244,27 @@ def test_what_killed_runs_leave_is_dropped(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
+def test_a_shard_with_a_flipped_bit_is_refused(tmp_path: Path) -> None:
+    """torch would load it and say nothing."""
+    import torch
+
+    from sftfilter.resume import _check_whole
+
+    shard = tmp_path / "shards" / "zero_pp_rank_0_mp_rank_00_optim_states.pt"
+    shard.parent.mkdir()
+    torch.save({"weights": torch.ones(10_000)}, shard)
+    _check_whole(tmp_path, "checkpoint_1")
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    assert not torch.load(shard)["weights"].eq(1).all()
+    with pytest.raises(TrainingError, match=r"checkpoint_1: zero_pp_\S+ is damaged \(\S+\): delete the checkpoint"):
+        _check_whole(tmp_path, "checkpoint_1")
+    shard.write_bytes(data[: len(data) // 2])
+    with pytest.raises(TrainingError, match="is damaged"):
+        _check_whole(tmp_path, "checkpoint_1")
+
+
 def test_shards_with_code_in_them_are_not_run(tmp_path: Path) -> None:
     """A pickle that calls something is refused, though DeepSpeed asks torch for no restriction."""
     import pickle

@@ -15,7 +15,7 @@ import torch
 from sftfilter.artifacts import Store
 from sftfilter.chat_format import ChatFormat
 from sftfilter.errors import DataError, DivergedError, MachineError, TrainingError
-from sftfilter.models import load_model, load_tokenizer, weights_hash
+from sftfilter.models import check_weights, load_model, load_tokenizer, weights_hash
 from sftfilter.packed import packed_loss_sum
 from sftfilter.training_plan import TrainingPlan
 from sftfilter.training_settings import Exports
@@ -251,11 +251,25 @@ def test_a_tokenizer_of_another_model_is_refused_with_both_hashes(ray_once: None
     folder = case.storage / "other-model"
     shutil.copytree(case.model, folder)
     other.tokenizer.save_pretrained(folder)
-    message = (
-        rf"tokenizer \(format hash {other.hash}\) has token ids up to \d+ and the base model \(hash base\) \d+ emb"
-    )
+    message = rf"tokenizer \(format hash {other.hash}\) has token ids up to \d+ and the base model \(hash {weights_hash(folder)}\) \d+ emb"
     with pytest.raises(TrainingError, match=message):
         replace(case, model=str(folder), chat=other).train([case.run("other", FULL)], "other-model", max_failures=0)
+
+
+def test_a_node_with_another_revision_of_the_base_is_refused(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SFTFILTER_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "model"
+    shutil.copytree(case.model, folder)
+    planned = weights_hash(folder)
+    for _ in range(2):
+        check_weights(str(folder), planned)
+    assert len(list((tmp_path / "cache" / "checked").iterdir())) == 1, "what was hashed here is known here"
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3}))
+    with pytest.raises(DataError, match=rf"hashes to [0-9a-f]+, and the run was planned with {planned}: put the same"):
+        check_weights(str(folder), planned)
 
 
 def test_plan_hash_tells_texts_apart(case: Case, tmp_path: Path) -> None:
