@@ -28,11 +28,13 @@ class LowerStates:
         model: a causal LM of a known family, whose layers below `first` are frozen and carry no adapter.
         first: the first layer that is trained.
         folder: where files are kept, one a row; None keeps nothing.
-        limit: bytes that this worker may write; what comes after is computed every time.
+        limit: bytes that all workers may keep there, whichever arms they are of; what comes after is computed every time.
+        workers: that share what is left of them.
     """
 
-    def __init__(self, model: Any, first: int, folder: Path | None, limit: int) -> None:
-        self.model, self.first, self.left = model, first, limit
+    def __init__(self, model: Any, first: int, folder: Path | None, limit: int, workers: int = 1) -> None:
+        self.model, self.first = model, first
+        self.left = max(0, limit - _bytes_below(folder)) // workers if folder else 0
         self.dtype: torch.dtype = model.model.embed_tokens.weight.dtype
         self.width: int = model.config.hidden_size
         self.folder = folder / f"layer{first}-{str(self.dtype).removeprefix('torch.')}" if folder else None
@@ -68,6 +70,11 @@ class LowerStates:
             self.left -= size
             _write_whole(path, made)
         return made
+
+
+def _bytes_below(folder: Path) -> int:
+    """What arms before this one keep there, or this one before it was interrupted."""
+    return sum(path.stat().st_size for path in folder.glob("*/*") if not path.name.startswith("."))
 
 
 def _write_whole(path: Path, made: Tensor) -> None:

@@ -82,8 +82,8 @@ class Student:
         if not first:
             return tree_loss_sum
         self.keeps_below = states_at is not None
-        share = int(self.execution.states_gib * 2**30) // dist.get_world_size()
-        return LowerStates(model, first, states_at, share).loss_sum
+        limit = int(self.execution.states_gib * 2**30)
+        return LowerStates(model, first, states_at, limit, dist.get_world_size()).loss_sum
 
     def _packs(self) -> bool:
         """Whether rows may share a forward pass; the same on every worker."""

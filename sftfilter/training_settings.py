@@ -22,7 +22,8 @@ class Lora(Settings):
         int | None,
         Field(
             gt=0,
-            description="screening: adapters on so many upper layers only; what lies below is computed once for all arms",
+            description="screening: adapters on so many upper layers only; on CPUs, below zero_stage 3, what lies below is "
+            "computed once for all arms of Llama, Qwen2 and Mistral models",
         ),
     ] = None
 

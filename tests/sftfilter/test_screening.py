@@ -59,6 +59,11 @@ def test_stored_states_are_the_same_bits_and_bounded(tmp_path: Path) -> None:
         assert all(torch.equal(gradients[name], gradient) for name, gradient in alone[1].items())
     written = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert 0 < sum(file.stat().st_size for file in written) <= one_row + 10
+    for layer in (2, 1):  # the next arms, or this one after a restart
+        later = LowerStates(base, layer, tmp_path, one_row + 10)
+        for row in ROWS:
+            later.of(row)
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == written, "one budget for all of them"
     other = LowerStates(base, 2, tmp_path, 0)  # another worker, or the next arm
     assert torch.equal(other.of(ROWS[0]), fresh.of(ROWS[0]))
     assert other.computed == 0
