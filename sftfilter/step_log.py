@@ -23,6 +23,7 @@ class StepLog:
         facts: of the arm, for trackers that keep settings.
         flops: what a token takes.
         rate: FLOP/s that the hardware reaches at products alone.
+        done: steps that are done when the arm goes on.
     """
 
     def __init__(
@@ -35,10 +36,11 @@ class StepLog:
         facts: Mapping[str, Any],
         flops: StepFlops,
         rate: float,
+        done: int,
     ) -> None:
         self.events, self.name, self.steps = events, name, steps
         self.flops, self.rate = flops, rate
-        self.trackers = Trackers(tracking, curves, name, facts, self.note)
+        self.trackers = Trackers(tracking, curves, name, facts, self.note, done)
         self.tokens = 0
         self.began = time.monotonic()
 

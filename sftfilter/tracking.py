@@ -27,14 +27,17 @@ _ROOM = 100_000
 
 
 class TensorBoard:
-    """Event files below `folder / arm`."""
+    """Event files below `folder / arm`.
 
-    def __init__(self, folder: Path, arm: str) -> None:
+    Args:
+        done: steps of the arm that are done; what earlier files tell of later ones is hidden, for they are done again.
+    """
+
+    def __init__(self, folder: Path, arm: str, done: int) -> None:
         from tensorboardX import SummaryWriter
 
-        # An arm that goes on from a checkpoint hides the steps that are done again.
         # Room for all that comes before its thread is seen to be dead: whoever adds to a full queue waits for that thread.
-        self.writer = SummaryWriter(str(folder / arm), flush_secs=10, max_queue=_ROOM)
+        self.writer = SummaryWriter(str(folder / arm), flush_secs=10, max_queue=_ROOM, purge_step=done + 1)
         events: Any = getattr(self.writer.file_writer, "event_writer", None)
         if events is not None:  # closing waits until all is written; a process that ends without it waits for nothing
             events._event_queue.cancel_join_thread()
@@ -101,16 +104,20 @@ class WandB:
 
 
 class Trackers:
-    """All that the settings ask for."""
+    """All that the settings ask for.
+
+    Args:
+        done: see `TensorBoard`.
+    """
 
     def __init__(
-        self, wanted: Tracking, folder: Path, arm: str, facts: Mapping[str, Any], say: Callable[[str], None]
+        self, wanted: Tracking, folder: Path, arm: str, facts: Mapping[str, Any], say: Callable[[str], None], done: int
     ) -> None:
         self.say = say
         self.open: dict[str, Tracker] = {}
         made: dict[str, Callable[[], Tracker]] = {}
         if wanted.tensorboard:
-            made["tensorboard"] = lambda: TensorBoard(folder, arm)
+            made["tensorboard"] = lambda: TensorBoard(folder, arm, done)
         if wanted.mlflow:
             uri = wanted.mlflow_uri
             made["mlflow"] = lambda: MLflow(uri, str(wanted.mlflow), arm, facts)

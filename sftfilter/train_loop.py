@@ -198,7 +198,7 @@ def _train_arm(
         facts = {"key": arm.key, "seed": arm.seed, **job["settings"], **job["labels"]}
         places = work / "progress.jsonl", work.parent / "tensorboard"
         flops = step_flops(student.model, student.keeps_below)
-        log = StepLog(*places, execution.tracking, arm.name, len(arm.plan), facts, flops, rate)
+        log = StepLog(*places, execution.tracking, arm.name, len(arm.plan), facts, flops, rate, len(losses))
         if not student.packs:
             log.note("rows are computed one at a time: in this model's layers, packed rows would see each other")
     wanted = arm.settings.exports
