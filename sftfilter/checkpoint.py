@@ -20,6 +20,12 @@ ADAPTER = "adapter"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
+_SHARED = (
+    "Equal rows, order, settings and seed are one training, so other arms and runs may use this student too: names, "
+    "spec hash and intervention are those of the arm that it was first made for."
+)
+
+
 def save_student(
     model: Any,
     chat: ChatFormat,
@@ -172,4 +178,4 @@ def _card(meta: Mapping[str, Any]) -> str:
     facts = {k: v for k, v in meta.items() if k not in ("labels", "settings")} | dict(meta["labels"])
     table = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
     settings = json.dumps(meta["settings"], indent=2)
-    return f"# Student\n\n| | |\n|---|---|\n{table}\n\n```json\n{settings}\n```\n"
+    return f"# Student\n\n{_SHARED}\n\n| | |\n|---|---|\n{table}\n\n```json\n{settings}\n```\n"
