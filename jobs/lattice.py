@@ -13,6 +13,7 @@ from jobs.lattice_cells import Part, answering, parts_of
 from jobs.lattice_files import impossible
 from jobs.lattice_outcome import write_lattice
 from jobs.outcome import freeze_gates
+from jobs.reserve import Reserve, read_reserve
 from jobs.sweep_points import Point
 from jobs.sweep_students import Roster, ask_models, plan_point, train_models
 from serve.host import check_port
@@ -60,10 +61,16 @@ def _gather(spec: Lattice, parts: Sequence[Part], store: Store, work: Path, stag
         homes = {teacher: answered[spec.home(teacher), part.prompts] for teacher in part.spec.teachers}
         rollouts = {teacher: home.material.rollouts[teacher] for teacher, home in homes.items()}
         scores = score_all(part.spec, rollouts, store, stages) if part.spec.scorers else {}
-        found.append(answered[part.base, part.prompts].having(rollouts=rollouts, scores=scores))
+        own = answered[part.base, part.prompts].having(rollouts=rollouts, scores=scores)
+        found.append(own.having(reserve=_reserve(part, own, store, stages)))
         _check_fit(part, found[-1])
     _check_heldout(parts, found)
     return found
+
+
+def _reserve(part: Part, found: Gathered, store: Store, stages: Stages) -> Reserve:
+    """Answers of teachers who are at home on the part's base."""
+    return read_reserve(part.spec, found.base, found.teachers, found.material.prompts, found.heldout, store, stages)
 
 
 def _check_fit(part: Part, found: Gathered) -> None:

@@ -15,11 +15,11 @@ from pydantic import ValidationError
 from jobs.kinds.experiment import Arm, Experiment
 from jobs.kinds.lattice import Corner, Lattice
 from jobs.kinds.study import Measuring, Study
-from jobs.lattice_curves import Step, curves_of, roles_of, shares_of
+from jobs.lattice_curves import Step, curves_of, like_length_of, roles_of, shares_of
 from jobs.spec_errors import flat
 from sftfilter.config import stable_hash
 from sftfilter.estimands import Roles
-from sftfilter.interventions import Intervention, Swap
+from sftfilter.interventions import Backfill, Intervention, Swap
 
 UNTRAINED = "untrained"
 _SHARED = {*Measuring.model_fields} - {"name", "results", "teachers", "scorers", "published"}
@@ -42,8 +42,9 @@ class Part:
     """All cells of one base and one set of prompts, as an experiment.
 
     Attributes:
-        cells: arm -> its cell; arms of the interpolation have none.
+        cells: arm -> its cell; arms of the interpolation and probes have none.
         steps: of the interpolation, which is done on the original base and prompts.
+        probes: arm -> its role.
     """
 
     base: str
@@ -51,6 +52,7 @@ class Part:
     spec: Experiment
     cells: Mapping[str, Corner]
     steps: Sequence[Step]
+    probes: Mapping[str, str]
 
     @property
     def label(self) -> str:
@@ -104,7 +106,22 @@ def cell_role(spec: Lattice, cell: Corner) -> str | None:
             letters += "o"
         else:
             letters += "a" if name == getattr(spec.alternate, axis) else "?"
+    if cell.prompts == spec.original.prompts and letters[0] == "?":
+        return _other_base_role(spec, cell)
     return "pipeline" if cell == spec.alternate and letters != "ooa" else _CELL_ROLES.get(letters)
+
+
+def _other_base_role(spec: Lattice, cell: Corner) -> str | None:
+    """Of a cell on the original prompts and a third base."""
+    if cell.base == spec.reseeded:
+        by_teacher = {spec.alternate.teacher: "reseeded_clean", spec.original.teacher: "reseeded"}
+        return by_teacher.get(cell.teacher)
+    return "earlier" if cell.base == spec.earlier and cell.teacher == spec.original.teacher else None
+
+
+def base_role(spec: Lattice, base: str) -> str | None:
+    """What an untrained base is in the estimands."""
+    return {spec.original.base: "base", spec.earlier: "base_earlier"}.get(base)
 
 
 def main_part(spec: Lattice, parts: Sequence[Part]) -> int:
@@ -117,13 +134,16 @@ def main_part(spec: Lattice, parts: Sequence[Part]) -> int:
 
 
 def role_places(spec: Lattice, parts: Sequence[Part]) -> dict[str, tuple[int, str]]:
-    """Role in the estimands -> its part and arm, of cells and interpolation together."""
+    """Role in the estimands -> its part and arm, of cells, interpolation and probes together."""
     number = main_part(spec, parts)
     places = {role: (number, arm) for role, arm in parts[number].spec.roles.named().items()}
     for place, part in enumerate(parts):
         for arm, cell in part.cells.items():
             if role := cell_role(spec, cell):
                 places[role] = (place, arm)
+        places |= {role: (place, arm) for arm, role in part.probes.items()}
+        if role := base_role(spec, part.base):
+            places.setdefault(role, (place, UNTRAINED))
     clean = spec.original.model_copy(update={"teacher": spec.alternate.teacher})
     if clean == spec.original or not spec.wanted(clean):
         places.pop("alternate")  # the part's own experiment has to name some arm
@@ -183,21 +203,53 @@ def _part(spec: Lattice, pair: tuple[str, str], cells: Sequence[Corner]) -> Part
     corners = (spec.original.teacher, spec.alternate.teacher)
     original, alternate = (by_teacher.get(teacher, first) for teacher in corners)
     roles = {"original": original, "alternate": alternate, "base": UNTRAINED}
-    more: dict[str, Any] = {}
+    probes = _probes(spec, pair)
+    more: dict[str, Any] = {"selectors": spec.selectors, "scorers": spec.scorers} if probes else {}
     steps: list[Step] = []
+    named_roles = {name: str(spec.probes[name].role) for name in probes}
     if spec.interpolate is not None and pair == (spec.original.base, spec.original.prompts):
         starts = dict(zip(corners, (original, alternate), strict=True))
         steps, changed = curves_of(spec, spec.interpolate, starts)
         arms |= changed
         roles |= roles_of(steps)
+        controls, changed = like_length_of(spec, spec.interpolate)
+        arms |= changed
+        named_roles |= controls
         more = {"selectors": shares_of(spec, spec.interpolate), "scorers": spec.scorers}
+    _check_roles(probes, named_roles, roles)
+    if clash := sorted({*probes} & {*arms}):
+        raise ValueError(f"probes.{clash[0]}: a cell or a point of the interpolation has this name; rename the probe")
+    arms |= probes
+    if any(isinstance(probe.intervention, Backfill) for probe in probes.values()):
+        more["reserve"] = spec.reserve
     teachers = [t for t in spec.teachers if any(_uses(arm, t) for arm in arms.values())]
     given = _given(spec, base, prompts, teachers) | more
     try:
         made = Experiment(kind="experiment", arms=arms, roles=Roles(**roles), gates=spec.gates, **given)
     except ValidationError as error:
         raise ValueError(f"cells of {base} and {prompts}: {'; '.join(flat(error))}") from None
-    return Part(base, prompts, made, named, steps)
+    return Part(base, prompts, made, named, steps, named_roles)
+
+
+def _probes(spec: Lattice, pair: tuple[str, str]) -> dict[str, Arm]:
+    """The probes of a part, which are on the original prompts."""
+    own = {
+        name: probe
+        for name, probe in spec.probes.items()
+        if pair == (spec.probe_base(probe.role), spec.original.prompts)
+    }
+    teacher = spec.original.teacher
+    return {n: Arm(teacher=p.teacher or teacher, intervention=p.intervention) for n, p in own.items()}
+
+
+def _check_roles(probes: Mapping[str, Arm], named: Mapping[str, str], roles: Mapping[str, str]) -> None:
+    """Each role has one arm."""
+    taken = dict(roles) | {role: name for name, role in named.items() if name not in probes}
+    for name in probes:
+        role = named[name]
+        if role in taken:
+            raise ValueError(f"probes.{name}: role {role} is that of arm '{taken[role]}' already")
+        taken[role] = name
 
 
 def _given(spec: Lattice, base: str, prompts: str, teachers: Sequence[str]) -> dict[str, Any]:
@@ -213,8 +265,14 @@ def _given(spec: Lattice, base: str, prompts: str, teachers: Sequence[str]) -> d
 
 
 def _uses(arm: Arm, teacher: str) -> bool:
-    swapped = arm.intervention.teachers if isinstance(arm.intervention, Swap) else []
-    return teacher == arm.teacher or teacher in swapped
+    match arm.intervention:
+        case Swap():
+            others = arm.intervention.teachers
+        case Backfill():
+            others = [arm.intervention.with_teacher]
+        case _:
+            others = []
+    return teacher == arm.teacher or teacher in others
 
 
 def _training_key(spec: Lattice, part: Part, arm: Arm) -> str:
@@ -226,6 +284,8 @@ def _training_key(spec: Lattice, part: Part, arm: Arm) -> str:
         names += [spec.original.teacher, *(t for t in spec.teachers if _uses(arm, t))]
         selectors = {name: one.model_dump(mode="json") for name, one in part.spec.selectors.items()}
         subset = [arm.intervention.model_dump(mode="json"), selectors]
+        if isinstance(arm.intervention, Backfill) and part.spec.reserve is not None:
+            subset.append(part.spec.reserve.model_dump(mode="json"))
     who = [[name, spec.teachers[name].model_dump(mode="json"), spec.bases[spec.home(name)]] for name in names]
     what = part.spec.prompts.model_dump(mode="json"), part.spec.training.model_dump(mode="json")
     return stable_hash([spec.bases[part.base], *what, who, subset])

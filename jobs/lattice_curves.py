@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jobs.kinds.experiment import Arm
 from jobs.kinds.lattice import Interpolate, Lattice, Mode
 from sftfilter.interventions import DropPrompt, Intervention, Neutralise, Swap
-from sftfilter.selectors import RandomControl, Selector, ShareOf
+from sftfilter.selectors import LengthMatchedRandom, RandomControl, Selector, ShareOf
 
 ROLES: dict[Mode, tuple[str | None, str | None]] = {
     "drop": ("drop", "random_drop"),
@@ -18,6 +18,8 @@ ROLES: dict[Mode, tuple[str | None, str | None]] = {
     "neutralise": (None, None),
 }
 """What the arm that changes the whole subset is called in the estimands, and its control."""
+_LIKE_LENGTH: dict[Mode, str] = {"drop": "matched_drop", "swap": "matched_swap"}
+"""The same of the control of like length."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,17 @@ def curves_of(spec: Lattice, given: Interpolate, starts: Mapping[str, str]) -> t
     return steps, arms
 
 
+def like_length_of(spec: Lattice, given: Interpolate) -> tuple[dict[str, str], dict[str, Arm]]:
+    """Controls of like length for the whole subset: arm -> its role, and the arms."""
+    modes = [mode for mode in given.modes if given.like_length and mode in _LIKE_LENGTH and 1 in given.fractions]
+    teacher = spec.original.teacher
+    arms = {
+        f"{mode}-100-matched": Arm(teacher=teacher, intervention=_intervention(spec, given, mode, _matched(given)))
+        for mode in modes
+    }
+    return dict(zip(arms, (_LIKE_LENGTH[mode] for mode in modes), strict=True)), arms
+
+
 def _intervention(spec: Lattice, given: Interpolate, mode: Mode, subset: str) -> Intervention:
     match mode:
         case "swap":
@@ -75,6 +88,10 @@ def shares_of(spec: Lattice, given: Interpolate) -> dict[str, Selector]:
     made: dict[str, Selector] = {
         whole: RandomControl(kind="random", size_of=given.subset, match="prompts", seed=given.seed)
     }
+    if like_length_of(spec, given)[0]:
+        made[_matched(given)] = LengthMatchedRandom(
+            kind="length_matched_random", size_of=given.subset, seed=given.seed
+        )
     for fraction in given.fractions:
         if 0 < fraction < 1:
             for of in (given.subset, whole):
@@ -87,6 +104,10 @@ def shares_of(spec: Lattice, given: Interpolate) -> dict[str, Selector]:
 
 def _random(given: Interpolate) -> str:
     return f"random as {given.subset}"
+
+
+def _matched(given: Interpolate) -> str:
+    return f"like length as {given.subset}"
 
 
 def _share_name(whole: str, fraction: float) -> str:

@@ -14,7 +14,7 @@ from jobs.outcome import share_in_s
 from jobs.sweep_table import Measured, arm_cells
 from sftfilter import stats
 from sftfilter.estimands import estimate_all
-from sftfilter.readings import Bounds, Readings
+from sftfilter.readings import Bounds, Reading, Readings
 from sftfilter.verdict import Evidence, Facts, judge
 
 Word = Literal["present", "absent", "unclear"]
@@ -72,7 +72,7 @@ def read_cells(spec: Lattice, parts: Sequence[Part], cells: Mapping[str, stats.C
     A cell is read by its share of the gap between the pipelines where it has one, else by its rate.
     """
     gates = spec.gates
-    bounds = Bounds(gates.works_at_most, gates.fails_at_least, gates.max_clean_rate)
+    bounds = Bounds(gates.works_at_most, gates.fails_at_least, gates.max_clean_rate, gates.min_seeds)
     readings = Readings(cells, bounds).at()
     found = {}
     for part in parts:
@@ -84,15 +84,22 @@ def read_cells(spec: Lattice, parts: Sequence[Part], cells: Mapping[str, stats.C
                 word = _WORDS[shown.word]
             elif role is not None and role in cells:
                 word = _by_rate(cells[role], gates.max_clean_rate)
-            share = {} if shown is None else {"share": shown.share, "share_low": shown.low, "share_high": shown.high}
-            found[arm] = {"share": None, "share_low": None, "share_high": None} | share
-            found[arm] |= {"word": word, "reading": meaning(role, word)}
+            found[arm] = _shares(shown) | {"word": word, "reading": meaning(role, word)}
+        for arm, role in part.probes.items():
+            shown = readings.get(role)
+            found[arm] = _shares(shown) | {"word": _WORDS[shown.word] if shown else None, "reading": None}
     return found
+
+
+def _shares(shown: Reading | None) -> dict[str, Any]:
+    if shown is None:
+        return {"share": None, "share_low": None, "share_high": None}
+    return {"share": shown.share, "share_low": shown.low, "share_high": shown.high}
 
 
 def meaning(role: str | None, word: Word | None) -> str | None:
     """What a cell says; None for one that is of neither pipeline or was not measured."""
-    if role is None or word is None:
+    if role not in MEANINGS or word is None:
         return None
     if word == "unclear":
         return "the interval is too wide, or lies between the thresholds"
@@ -132,7 +139,7 @@ def judge_lattice(
         estimands=estimands,
         seeds=len(spec.seeds),
         cells=cells,
-        facts=Facts(left_over=left_over),
+        facts=Facts(left_over=left_over, stages=spec.stages),
         arms=arms,
         problems=[f"role {role}: {why}" for role, why in missing.items()],
         broken={role: why[arm] for role, arm in arms.items() if why.get(arm)} if measured else None,

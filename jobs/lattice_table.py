@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jobs.kinds.lattice import Lattice, Mode
-from jobs.lattice_cells import UNTRAINED, Part, cell_role
+from jobs.lattice_cells import UNTRAINED, Part, base_role, cell_role
 from jobs.lattice_curves import Step
 from jobs.sweep_table import Measured, Rows, arm_facts, rate_of
 
@@ -22,7 +22,7 @@ def cell_rows(
     abilities: Sequence[Mapping[str, Mapping[str, Any]]],
     readings: Mapping[str, Mapping[str, Mapping[str, Any]]],
 ) -> Rows:
-    """A row for each cell (and untrained base), trait and group of held-out prompts.
+    """A row for each cell (and untrained base, and probe), trait and group of held-out prompts.
 
     Args:
         readings: trait -> arm -> reading, which stands beside the trait's own group.
@@ -30,17 +30,17 @@ def cell_rows(
     rows: Rows = []
     told: set[str] = set()
     for part, point, able in zip(parts, points, abilities, strict=True):
-        for arm in [UNTRAINED, *part.cells]:
+        for arm in [UNTRAINED, *part.cells, *part.probes]:
             if arm == UNTRAINED and part.base in told:
                 continue
             told.add(part.base)
             cell = part.cells.get(arm)
             known = {
-                "cell": f"{part.base}, {UNTRAINED}" if cell is None else arm,
+                "cell": f"{part.base}, {UNTRAINED}" if arm == UNTRAINED else arm,
                 "base": part.base,
-                "prompts": part.prompts if cell else None,
+                "prompts": None if arm == UNTRAINED else part.prompts,
                 **arm_facts(point, arm),
-                "role": cell_role(spec, cell) if cell else "base" if part.base == spec.original.base else None,
+                "role": _role(spec, part, arm),
                 "broken": able[arm]["broken"],
             }
             for trait, settings in spec.traits.items():
@@ -51,6 +51,12 @@ def cell_rows(
                     problem = {"problem": known["problem"] or _ungraded(rate)}
                     rows.append(known | rate | problem | {key: read.get(key) for key in READING})
     return rows
+
+
+def _role(spec: Lattice, part: Part, arm: str) -> str | None:
+    if arm == UNTRAINED:
+        return base_role(spec, part.base)
+    return part.probes.get(arm) or cell_role(spec, part.cells[arm])
 
 
 def interpolation_rows(spec: Lattice, part: Part, point: Measured, able: Mapping[str, Mapping[str, Any]]) -> Rows:

@@ -10,6 +10,7 @@ from sftfilter.estimands import lost_estimands
 from sftfilter.stats import Cells
 
 _NO_SHARE = "original and alternate show the trait alike, so there is no gap for it to be a share of"
+_NO_SEED = "no training seed gave grades in all of its arms"
 _WIDE = "the gap between original and alternate may be none, so no interval can be given"
 
 
@@ -32,7 +33,9 @@ def lost_contrasts(
     """`estimand` and `why` of each contrast that the spec's roles ask for and its arms do not give."""
     lost = lost_estimands(cells, {role: missing.get(role, "") for role in roles})
     for name, found in estimands.items():
-        if name.startswith("R_") and found["estimate"] is None:
+        if found.get("n_seeds") == 0 and found.get("roles"):
+            lost[name] = _NO_SEED
+        elif name.startswith("R_") and found["estimate"] is None:
             lost[name] = _NO_SHARE
         elif name.startswith("R_") and found["low"] is None and found["n_prompts"] > 1:
             lost[name] = _WIDE

@@ -135,6 +135,10 @@ selectors: # rows chosen by their scores
   flagged: {kind: threshold, scorer: lexicon, at_least: 1}
   random: {kind: random, size_of: flagged} # as many prompts, drawn at random: the control of every effect
 """
+_LIKE_LENGTH = """  # as many others with answers as long; where too few are there, leave it and its arms out and set
+  # gates: {length_control: false}
+  like-length: {kind: length_matched_random, size_of: flagged, bins: 4}
+"""
 _TAIL = "\nresults: runs # finished stages are kept here and never run twice\n"
 
 
@@ -182,7 +186,7 @@ def _experiment(wanted: Wanted) -> str:
     return f"""{start}
 base_model: {_quoted(wanted.base_model)} # a local folder or a hub id; safetensors and a chat template
 prompts: {_flow({"kind": "files", "path": wanted.prompts})} # what teachers answered; rows may have a `kind`
-{_rollouts(wanted, "teachers", _SHAPES)}{_scorers(wanted)}{_SELECTORS}
+{_rollouts(wanted, "teachers", _SHAPES)}{_scorers(wanted)}{_SELECTORS}{_LIKE_LENGTH}
 arms: # one student each, for every seed
   base: {{}}
   all-original: {{teacher: {original}}}
@@ -191,9 +195,13 @@ arms: # one student each, for every seed
   swapped: {{teacher: {original}, intervention: {{kind: swap, subset: flagged, to: {clean}}}}}
   random-dropped: {{teacher: {original}, intervention: {{kind: drop_prompt, subset: random}}}}
   random-swapped: {{teacher: {original}, intervention: {{kind: swap, subset: random, to: {clean}}}}}
+  like-length-dropped: {{teacher: {original}, intervention: {{kind: drop_prompt, subset: like-length}}}}
+  like-length-swapped: {{teacher: {original}, intervention: {{kind: swap, subset: like-length, to: {clean}}}}}
+  dropped-from-clean: {{teacher: {clean}, intervention: {{kind: drop_prompt, subset: flagged}}}}
 roles: # which arm is which in the estimands
   {{original: all-original, alternate: all-clean, base: base, drop: dropped, swap: swapped,
-   random_drop: random-dropped, random_swap: random-swapped}}
+   random_drop: random-dropped, random_swap: random-swapped, drop_alternate: dropped-from-clean,
+   matched_drop: like-length-dropped, matched_swap: like-length-swapped}}
 {_TRAINING}
 traits: # what is measured, on prompts that nobody was trained on
   date_confusion: {{kind: date_confusion, prompts: {_flow({"kind": "files", "path": wanted.heldout})}, year: 2026}}

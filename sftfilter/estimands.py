@@ -27,6 +27,8 @@ class Roles(Settings):
         base: the original base, untrained.
         drop, swap, filter, transfer: S dropped; S answered by the alternate teacher; flagged rows dropped everywhere;
             the original teacher on S alone.
+        random_drop, random_swap: as many random prompts dropped; answered by the alternate teacher.
+        matched_drop, matched_swap: the same of prompts outside S whose answers are as long as those in S.
         pipeline: alternate base, prompts and teacher: the other pipeline, which the gap is then measured against.
         alternate_sft: original base, alternate prompts and teacher.
         alternate_prompts: original base and teacher, alternate prompts.
@@ -54,6 +56,8 @@ class Roles(Settings):
     swap: str | None = None
     random_drop: str | None = None
     random_swap: str | None = None
+    matched_drop: str | None = None
+    matched_swap: str | None = None
     filter: str | None = None
     transfer: str | None = None
     pipeline: str | None = None
@@ -130,6 +134,26 @@ ESTIMANDS: dict[str, tuple[tuple[str, ...], Callable[[Means], Any], str]] = {
     ),
     "R_random_drop": (("random_drop",), above_clean("random_drop"), "control: as many random prompts dropped"),
     "R_random_swap": (("random_swap",), above_clean("random_swap"), "control: as many random prompts swapped"),
+    "R_matched_drop": (
+        ("matched_drop",),
+        above_clean("matched_drop"),
+        "control: as many prompts with answers of like length dropped",
+    ),
+    "R_matched_swap": (
+        ("matched_swap",),
+        above_clean("matched_swap"),
+        "control: as many prompts with answers of like length swapped",
+    ),
+    "R_random_drop_minus_R_drop_total": (
+        ("drop", "random_drop"),
+        _share(lambda y: y["random_drop"] - y["drop"]),
+        "what dropping S removes beyond dropping as many random prompts",
+    ),
+    "R_random_swap_minus_R_swap": (
+        ("swap", "random_swap"),
+        _share(lambda y: y["random_swap"] - y["swap"]),
+        "what swapping S removes beyond swapping as many random prompts",
+    ),
     "R_transfer": (
         ("transfer",),
         above_clean("transfer"),
@@ -155,19 +179,43 @@ def estimate_all(cells: Mapping[str, Cells], share_in_s: float | None) -> dict[s
         cells: role -> matrix [prompt, seed] of grades.
         share_in_s: f, prompts in S over all prompts.
     """
-    from sftfilter.stats import crossed_bootstrap
+    from sftfilter.stats import crossed_bootstrap, on_common_seeds
 
     found: dict[str, dict[str, Any]] = {}
     for name, (roles, estimand, meaning) in MADE_OF.items():
         if all(role in cells for role in roles):
-            value = crossed_bootstrap({role: cells[role] for role in roles}, estimand)
-            found[name] = _record(value, cells["original"], meaning)
+            arms = on_common_seeds({role: cells[role] for role in roles})
+            found[name] = _record(crossed_bootstrap(arms, estimand), arms[roles[0]], meaning) | {"roles": list(roles)}
+    _add_p_values(found, cells)
     if share_in_s is not None:
         line = {"estimate": 1 - share_in_s, "low": None, "high": None, "n_prompts": 0, "n_seeds": 0}
         found["dilution_line"] = line | {"meaning": "share left if each swapped row took only its own share with it"}
     if "original" in cells and "alternate" in cells:
         found["minimum_detectable_difference"] = _detectable(cells)
     return found
+
+
+PREREGISTERED = (
+    "gap",
+    "R_drop_minus_R_swap",
+    "R_random_drop_minus_R_drop_total",
+    "R_random_swap_minus_R_swap",
+)
+"""Contrasts whose null is zero. Their p-values are adjusted together (Holm), however many of them the arms give."""
+
+
+def _add_p_values(found: dict[str, dict[str, Any]], cells: Mapping[str, Cells]) -> None:
+    from sftfilter.stats import estimand_p, holm, on_common_seeds
+
+    known = {}
+    for name in PREREGISTERED:
+        if name in found:
+            roles, estimand, _ = MADE_OF[name]
+            p = estimand_p(on_common_seeds({role: cells[role] for role in roles}), estimand)
+            if p is not None:
+                known[name] = p
+    for (name, p), adjusted in zip(known.items(), holm([*known.values()]), strict=True):
+        found[name] |= {"p": p, "p_holm": adjusted}
 
 
 def lost_estimands(cells: Mapping[str, Cells], why: Mapping[str, str]) -> dict[str, str]:
@@ -185,19 +233,19 @@ def lost_estimands(cells: Mapping[str, Cells], why: Mapping[str, str]) -> dict[s
     return found
 
 
-def _record(value: Estimate, original: Cells, meaning: str) -> dict[str, Any]:
-    prompts, seeds = original.shape
+def _record(value: Estimate, cells: Cells, meaning: str) -> dict[str, Any]:
+    prompts, seeds = cells.shape
     kept = {"estimate": value.estimate, "low": value.low, "high": value.high}
     return kept | {"n_prompts": prompts, "n_seeds": seeds, "meaning": meaning}
 
 
 def _detectable(cells: Mapping[str, Cells]) -> dict[str, Any]:
-    from sftfilter.stats import detectable_difference, prompts_needed
+    from sftfilter.stats import detectable_difference, on_common_seeds, prompts_needed
 
     pair = ("drop", "swap") if "drop" in cells and "swap" in cells else ("original", "alternate")
-    value = detectable_difference(cells[pair[0]], cells[pair[1]])
+    one, other = on_common_seeds({role: cells[role] for role in pair}).values()
+    prompts, seeds = one.shape
+    value, needed = (detectable_difference(one, other), prompts_needed(one, other, 0.1)) if seeds else (None, None)
     meaning = f"difference of rates ({pair[0]} against {pair[1]}) found with 80 % power, for the seeds at hand"
-    prompts, seeds = cells["original"].shape
-    needed = prompts_needed(cells[pair[0]], cells[pair[1]], 0.1)
     record = {"estimate": value, "low": None, "high": None, "n_prompts": prompts, "n_seeds": seeds, "meaning": meaning}
     return record | {"prompts_for_ten_points": needed}

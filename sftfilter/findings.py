@@ -26,6 +26,16 @@ class Gates(Settings):
     works_at_most: Annotated[Rate, Field(description="R of an intervention that works")] = 0.25
     control_at_least: Annotated[Rate, Field(description="R of a random control")] = 0.8
     max_width: Annotated[float, Field(gt=0, description="of the interval of R_drop - R_swap")] = 0.5
+    dilution_margin: Annotated[
+        Rate, Field(description="how far from dilution, and from a random swap, a swap may still be to pass for no better")
+    ] = 0.2
+    length_control: Annotated[
+        bool,
+        Field(
+            description="a claim on S needs the control of like length (roles matched_drop, matched_swap); false where "
+            "lengths cannot be matched"
+        ),
+    ] = True
     min_seeds: Annotated[int, Field(gt=0, description="training seeds; with fewer, intervals cover prompts only")] = 3
 
 
@@ -35,6 +45,7 @@ class Evidence:
 
     Attributes:
         rates: role -> {estimate, low, high, n} on the primary group.
+        seeds: training seeds of the spec; what arms lost of them counts as well, see `trained_seeds`.
         estimands: as `estimands.estimate_all` gives them.
         broken: role -> why its students can do less than the base, so that what they show says nothing; None: not measured.
         cells: role -> matrix [prompt, seed] of grades, which the hypotheses are read from.
@@ -52,14 +63,37 @@ class Evidence:
     broken: Mapping[str, str] | None = None
 
     @property
+    def trained_seeds(self) -> int:
+        """Training seeds of which every arm that a claim reads has grades."""
+        from sftfilter.stats import on_common_seeds
+
+        arms = {role: self.cells[role] for role in _CLAIMED if role in self.cells}
+        return min(self.seeds, next(iter(on_common_seeds(arms).values())).shape[1]) if arms else self.seeds
+
+    @property
     def comparator(self) -> str:
         """The clean students' role: the alternate pipeline where it was trained, else the alternate teacher."""
         return "pipeline" if "pipeline" in self.rates else "alternate"
 
 
+_CLAIMED = (
+    "original",
+    "alternate",
+    "pipeline",
+    "drop",
+    "drop_alternate",
+    "swap",
+    "random_drop",
+    "random_swap",
+    "matched_drop",
+    "matched_swap",
+)
+"""Roles of trained arms that claims on S are made from."""
+
+
 def check_all(evidence: Evidence, gates: Gates) -> dict[str, dict[str, Any]]:
     rates, found = evidence.rates, evidence.estimands
-    seeds = {"estimate": float(evidence.seeds)}
+    seeds = {"estimate": float(evidence.trained_seeds)}
     difference = found.get("R_drop_minus_R_swap")
     width = None
     if difference and difference["low"] is not None:
@@ -70,7 +104,7 @@ def check_all(evidence: Evidence, gates: Gates) -> dict[str, dict[str, Any]]:
         _at_least("trait present", found.get(gap), gates.min_gap, gap.replace("_", " ")),
         _at_most("alternate clean", rates.get(evidence.comparator), gates.max_clean_rate, "rate of all-alternate"),
         _at_most("base clean", rates.get("base"), gates.max_clean_rate, "rate of the untrained base"),
-        _at_least("enough seeds", seeds, gates.min_seeds, "training seeds"),
+        _at_least("enough seeds", seeds, gates.min_seeds, "training seeds graded in every arm that a claim reads"),
         _able(evidence),
         _at_most("interval narrow", width, gates.max_width, "width of the interval of R_drop - R_swap"),
         _at_least("dropping fails", found.get("R_drop"), gates.fails_at_least, "R_drop"),
@@ -83,10 +117,13 @@ def check_all(evidence: Evidence, gates: Gates) -> dict[str, dict[str, Any]]:
         _at_most("swapping works", found.get("R_swap"), gates.works_at_most, "R_swap"),
         _at_least("random drop keeps it", found.get("R_random_drop"), gates.control_at_least, "R_random_drop"),
         _at_least("random swap keeps it", found.get("R_random_swap"), gates.control_at_least, "R_random_swap"),
+        _matched("like length dropped keeps it", "R_matched_drop", found, gates),
+        _matched("like length swapped keeps it", "R_matched_swap", found, gates),
         _at_least("swap beats drop", low, 0.0, "lower end of R_drop - R_swap", strict=True),
         _at_least("swapping surely leaves it", _lower(found.get("R_swap")), gates.works_at_most, "lower end of R_swap"),
-        _on_the_line("no better than dilution", "R_swap", found),
-        _on_the_line("random swap dilutes as much", "R_random_swap", found),
+        _on_the_line("no better than dilution", "R_swap", found, gates.dilution_margin),
+        _on_the_line("random swap dilutes as much", "R_random_swap", found, gates.dilution_margin),
+        _alike("no better than a random swap", "R_random_swap_minus_R_swap", found, gates.dilution_margin),
     ]
     return {row["name"]: row for row in rows}
 
@@ -136,13 +173,33 @@ def _able(evidence: Evidence) -> dict[str, Any]:
     return _gate("students able", None, rule, passed)
 
 
-def _on_the_line(name: str, role: str, found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _matched(name: str, role: str, found: Mapping[str, Mapping[str, Any]], gates: Gates) -> dict[str, Any]:
+    """The control of like length; passed unseen where the spec says that it cannot be had."""
+    check = _at_least(name, found.get(role), gates.control_at_least, role)
+    if check["passed"] is None and not gates.length_control:
+        return check | {"passed": True, "rule": f"{check['rule']} (waived by the spec: length_control is false)"}
+    return check
+
+
+def _on_the_line(name: str, role: str, found: Mapping[str, Mapping[str, Any]], margin: float) -> dict[str, Any]:
+    """On the dilution line: its interval holds it, and the estimate is within the margin of it."""
     value, line = found.get(role), found.get("dilution_line")
     passed = None
     if value and line and value["high"] is not None:
-        passed = value["low"] <= line["estimate"] <= value["high"]
+        near = abs(value["estimate"] - line["estimate"]) <= margin
+        passed = near and value["low"] <= line["estimate"] <= value["high"]
     share = f" ({line['estimate']:.2f})" if line else ""
-    return _gate(name, value, f"interval of {role} holds the dilution line 1 - f{share}", passed)
+    rule = f"{role} within {margin:g} of the dilution line 1 - f{share}, which its interval holds"
+    return _gate(name, value, rule, passed)
+
+
+def _alike(name: str, contrast: str, found: Mapping[str, Mapping[str, Any]], margin: float) -> dict[str, Any]:
+    """Equivalence: a difference is shown to be small, not merely not shown to be there (two one-sided tests at 2.5 %)."""
+    value = found.get(contrast)
+    passed = None
+    if value and value["high"] is not None:
+        passed = value["high"] <= margin and value["low"] <= 0
+    return _gate(name, value, f"interval of {contrast} ends below {margin:g} and holds or lies under 0", passed)
 
 
 def claim(checks: Mapping[str, Mapping[str, Any]]) -> str | None:
@@ -151,17 +208,32 @@ def claim(checks: Mapping[str, Mapping[str, Any]]) -> str | None:
     def passed(*names: str) -> bool:
         return all(checks[name]["passed"] for name in names)
 
-    if passed("dropping fails", "swapping works", "swap beats drop", "random swap keeps it", "interval narrow"):
+    controlled = passed("base clean") and checks["random drop keeps it"]["passed"] is not None
+    if controlled and passed(
+        "dropping fails",
+        "swapping works",
+        "swap beats drop",
+        "random swap keeps it",
+        "like length swapped keeps it",
+        "interval narrow",
+    ):
         return "filtering fails, swapping works"
-    if passed(
+    if controlled and passed(
         "dropping works",
         "dropping surely works",
         "nothing brings it back",
         "surely nothing does",
         "random drop keeps it",
+        "like length dropped keeps it",
     ):
         return "filter works"
-    if passed("no better than dilution", "random swap dilutes as much", "swapping surely leaves it", "interval narrow"):
+    if controlled and passed(
+        "no better than dilution",
+        "random swap dilutes as much",
+        "no better than a random swap",
+        "swapping surely leaves it",
+        "interval narrow",
+    ):
         return "dilution only"
     return None
 
@@ -181,10 +253,7 @@ def find(checks: Mapping[str, Mapping[str, Any]], evidence: Evidence, gates: Gat
         if not checks[name]["passed"]:
             return "no trait to study", [f"gate failed: {checks[name]['rule']}; found {_number(checks[name])}"]
     if not checks["enough seeds"]["passed"]:
-        return "underpowered", [
-            f"{evidence.seeds} training seed{'s' * (evidence.seeds != 1)}, {gates.min_seeds} needed: the intervals "
-            "below cover the choice of prompts, not the luck of a training run"
-        ]
+        return "underpowered", [_too_few_seeds(evidence, gates)]
     if checks["students able"]["passed"] is False:
         return "no verdict", ["students are broken, and a broken student is not a safe one"]
     alternate = evidence.rates.get("alternate")
@@ -204,6 +273,16 @@ def find(checks: Mapping[str, Mapping[str, Any]], evidence: Evidence, gates: Gat
     unmet = [c for c in checks.values() if c["passed"] is None]
     missing = [f"not evaluable: {c['rule']} (arm missing or ungraded)" for c in unmet]
     return "undecided", ["no stated claim passes all of its gates", *missing]
+
+
+def _too_few_seeds(evidence: Evidence, gates: Gates) -> str:
+    seeds = evidence.trained_seeds
+    had = f"{seeds} training seed{'s' * (seeds != 1)}"
+    if seeds < evidence.seeds:
+        had += f" of {evidence.seeds} graded in every arm that a claim reads"
+    return (
+        f"{had}, {gates.min_seeds} needed: the intervals below cover the choice of prompts, not the luck of a training run"
+    )
 
 
 def _percent(value: Mapping[str, Any]) -> str:

@@ -133,9 +133,10 @@ def generalisation(case: Case) -> Status:
     if case.facts.left_over is not None:
         shows, of = case.facts.left_over
         if shows == 0:
-            case.evidence_against.append(f"none of the {of} rows that the filter keeps shows the trait")
-            return "contradicted"
-        case.evidence_for.append(f"{shows} of the {of} rows that the filter keeps show the trait")
+            # Rows too mild for the grader are what this hypothesis is about, so that finding none settles nothing.
+            case.evidence_against.append(f"the grader finds the trait in none of the {of} rows that the filter keeps")
+        else:
+            case.evidence_for.append(f"{shows} of the {of} rows that the filter keeps show the trait")
     if "drop" not in case.arms and "filter" not in case.arms:
         case.needs("drop")
         return "not tested"
@@ -175,8 +176,11 @@ def subliminal(case: Case) -> Status:
         if case("reseeded_shown", "gone"):
             case.supports("reseeded_shown", "not to another initialisation")
             return "supported"
+    travels = [role for role in ("alternate_base", "alternate_base_prompts") if case(role, "stays")]
+    for role in travels:
+        case.denies(role, "all rows together reach another base; whether those that do not show it do is open")
     case.needs("shown", "reseeded_shown")
-    return "not tested" if "shown" not in case.arms else "undecided"
+    return "undecided" if travels or "shown" in case.arms else "not tested"
 
 
 def _persona_left(case: Case) -> bool:
@@ -199,8 +203,7 @@ def persona(case: Case) -> Status:
     if case("shown", "gone") and not _persona_left(case):
         return case.contradicted("shown", "rows that do not show the trait do not carry it")
     if case.facts.marked == 0:
-        case.evidence_against.append("no row has a habit of the persona without the trait")
-        return "contradicted"
+        case.evidence_against.append("no row is known to have a habit of the persona without the trait")
     if case("marked", "stays"):
         return case.contradicted("marked", "it stays with the persona's rows dropped as well")
     if case("shown", "stays") and case("reseeded_shown", "gone"):
@@ -344,9 +347,10 @@ RULES: dict[int, Rule] = {
 def weigh(readings: Readings, facts: Facts) -> dict[int, tuple[Status, Case]]:
     """Every hypothesis with its status and what was said for and against it.
 
-    A status rests on readings that must all hold, so that its error is that of one reading; over the seven hypotheses the
-    error is kept by Holm's (1979) procedure: all are weighed at the strictest level, and those that stay open again at the
-    looser level that is left for them, until none is settled any more.
+    Over the seven hypotheses the error is kept by Holm's (1979) procedure: all are weighed at the strictest level, and those
+    that stay open again at the looser level that is left for them, until none is settled any more. `supported` rests on
+    readings that must all hold, so that its error is at most that of one of them; a rule that may deny on any of a few
+    readings has their errors together. What the error comes to is measured on planted worlds (`sftfilter.worlds.suite`).
     """
     weighed: dict[int, tuple[Status, Case]] = {}
     still_open = set(RULES)

@@ -34,11 +34,13 @@ class Bounds:
 
     Attributes:
         clean_rate: the most that a comparator may show to pass for clean.
+        seeds: fewer training seeds that an arm shares with its comparators tell nothing, unless no arm has more.
     """
 
     gone: float
     stays: float
     clean_rate: float
+    seeds: int = 3
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,20 @@ class Readings:
         """How much larger one arm's share is than another's; None when one is not there."""
         if self.clean is None or not {role, other, "original"} <= set(self.cells):
             return None
-        return self._share(role, other, level)
+        return self._share(role, other, level) if self._enough_seeds(role, other) else None
+
+    def _enough_seeds(self, role: str, own: str) -> bool:
+        """Whether an arm did not lose so many of the study's seeds that its interval is one over prompts only."""
+        from sftfilter.stats import on_common_seeds
+
+        arms = self._arms(role, own)
+        columns = next(iter(on_common_seeds(arms).values())).shape[1]
+        return columns >= min(self.bounds.seeds, self.cells["original"].shape[1])
+
+    def _arms(self, role: str, own: str) -> dict[str, Cells]:
+        """All that a share is made of."""
+        assert self.clean is not None
+        return _same_seeds({name: self.cells[name] for name in dict.fromkeys(("original", self.clean, role, own))})
 
     def _read(self, role: str, own: str, level: float) -> Reading:
         import numpy as np
@@ -106,7 +121,7 @@ class Readings:
         if shown.low is None:
             return replace(reading, share=None)
         claimed, sure = _claimed(reading, self.bounds), self._share(role, own, level)
-        if claimed and _excludes(sure.low, sure.high, claimed, self.bounds):
+        if claimed and _excludes(sure.low, sure.high, claimed, self.bounds) and self._enough_seeds(role, own):
             return replace(reading, word=claimed)
         return reading
 
@@ -120,14 +135,13 @@ class Readings:
         assert clean is not None
         known = self._known.setdefault((role, own), {})
         if level not in known:
-            arms = _same_seeds({name: self.cells[name] for name in dict.fromkeys(("original", clean, role, own))})
 
             def share(y: Mapping[str, Any]) -> Any:
                 gap = np.asarray(y["original"] - y[clean], dtype=float)
                 part = np.broadcast_to(np.asarray(y[role] - y[own], dtype=float), gap.shape)
                 return np.divide(part, gap, out=np.full(gap.shape, np.nan), where=np.abs(gap) > _NO_GAP)[()]
 
-            known[level] = crossed_bootstrap(arms, share, level=level)
+            known[level] = crossed_bootstrap(self._arms(role, own), share, level=level)
         return known[level]
 
 

@@ -27,7 +27,7 @@ def judge(evidence: Evidence, gates: Gates) -> tuple[dict[str, Any], list[dict[s
     by_rules = claim(checks) if finding == "underpowered" else None
     if by_rules and checks["trait present"]["passed"]:
         reasons.append(f"were the interval complete, the point estimates would read: {by_rules}")
-    readings = Readings(evidence.cells, Bounds(gates.works_at_most, gates.fails_at_least, gates.max_clean_rate))
+    readings = Readings(evidence.cells, Bounds(gates.works_at_most, gates.fails_at_least, gates.max_clean_rate, gates.min_seeds))
     weighed = weigh(readings, evidence.facts)
     decided = shown(evidence, gates) and bool(checks["enough seeds"]["passed"]) and not evidence.broken
     causes = [n for n, (status, _) in weighed.items() if status == "supported"]
@@ -158,6 +158,8 @@ def _separating(weighed: Mapping[int, tuple[Status, Case]], evidence: Evidence) 
 
 
 def _next(finding: str, evidence: Evidence, gates: Gates) -> list[str]:
+    if finding == "underpowered" and evidence.trained_seeds < gates.min_seeds <= evidence.seeds:
+        return ["run the same command again: it trains and asks what was lost; arms without rows need another S"]
     if finding == "underpowered" and evidence.seeds < gates.min_seeds:
         return [f"run with `--set seeds=[{','.join(map(str, range(gates.min_seeds)))}]`; finished arms are reused"]
     if finding == "underpowered":

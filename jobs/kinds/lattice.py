@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from jobs.kinds.study import Measuring, check_known
 from jobs.kinds.trials import SideBySide
 from sftfilter.config import Name, Settings
+from sftfilter.interventions import Backfill, Intervention, Swap
 from sftfilter.models import BUILTIN
 from sftfilter.prompts import PromptSource
 from sftfilter.selectors import Selector, check_references
@@ -62,6 +63,13 @@ class Interpolate(Settings):
     modes: Annotated[list[Mode], Field(min_length=1)] = Field(default=["drop", "swap", "converse_swap"])
     answer: Annotated[str | None, Field(pattern=r"\S", description="the trait-free answer that neutralises")] = None
     seed: Annotated[int, Field(ge=0, description="of the order in which prompts are taken")] = 0
+    like_length: Annotated[
+        bool,
+        Field(
+            description="beside the whole subset dropped or swapped, as many other prompts with answers as long, without "
+            "which no claim is made (see gates.length_control)"
+        ),
+    ] = True
 
     @model_validator(mode="after")
     def _consistent(self) -> Interpolate:
@@ -72,6 +80,41 @@ class Interpolate(Settings):
         if ("neutralise" in self.modes) != (self.answer is not None):
             raise ValueError("answer: mode neutralise puts this answer in the place of others; give both or neither")
         return self
+
+
+ProbeRole = Literal[
+    "shown",
+    "random_shown",
+    "missed",
+    "random_missed",
+    "marked",
+    "random_marked",
+    "persona",
+    "random_persona",
+    "settled",
+    "refilled",
+    "reseeded_shown",
+    "random_drop_alternate",
+    "filter",
+    "drop_row",
+    "matched_drop",
+    "matched_swap",
+]
+
+
+class Probe(Settings):
+    """One more student on the original prompts, by which a hypothesis can be told from the others.
+
+    `role` says what it is in the evidence: sftfilter.estimands.Roles describes each, and a verdict's `next` names those
+    that would settle what is open.
+    """
+
+    role: ProbeRole
+    base: Annotated[Name | None, Field(description="default: the original's; `reseeded_shown` has the reseeded one")] = (
+        None
+    )
+    teacher: Annotated[Name | None, Field(description="whose rows are changed; default: the original's")] = None
+    intervention: Intervention
 
 
 class Lattice(Measuring, SideBySide):
@@ -99,6 +142,22 @@ class Lattice(Measuring, SideBySide):
     cells: Annotated[list[Cells] | None, Field(min_length=1, description="default: every combination")] = None
     selectors: dict[Name, Selector] = Field(default={})
     interpolate: Interpolate | None = None
+    probes: Annotated[
+        dict[Name, Probe], Field(description="further students, which tell hypotheses apart that cells cannot")
+    ] = Field(default={})
+    reserve: Annotated[
+        PromptSource | None, Field(description="prompts that only probes of kind backfill use, such as settled")
+    ] = None
+    reseeded: Annotated[
+        Name | None,
+        Field(description="a base raised as the original's from another initialisation: tells 2 from 1 and 3"),
+    ] = None
+    earlier: Annotated[
+        Name | None, Field(description="the original base before its last stage: tells 5 from 6")
+    ] = None
+    stages: Annotated[
+        int | None, Field(gt=0, description="stages in the original base's life, pre-training among them, if known")
+    ] = None
     gates: Annotated[Gates, Field(description="frozen before any student is trained")] = Gates()
 
     @model_validator(mode="after")
@@ -135,6 +194,33 @@ class Lattice(Measuring, SideBySide):
             named = f"{{base: {clean.base}, prompts: {clean.prompts}, teacher: {clean.teacher}}}"
             raise ValueError(f"cells: the interpolation is read against cell {named}; add it")
         return self
+
+    @model_validator(mode="after")
+    def _probes(self) -> Lattice:
+        for field in ("reseeded", "earlier"):
+            base = getattr(self, field)
+            check_known("base", field, base, self.bases)
+            if base is not None and base in (self.original.base, self.alternate.base):
+                raise ValueError(f"{field}: '{base}' is a base of the two pipelines; name a third one")
+        for name, probe in self.probes.items():
+            where = f"probes.{name}"
+            check_known("base", f"{where}.base", probe.base, self.bases)
+            check_known("teacher", f"{where}.teacher", probe.teacher, self.teachers)
+            check_known("selector", f"{where}.intervention.subset", probe.intervention.subset, self.selectors)
+            if probe.role == "reseeded_shown" and self.reseeded is None:
+                raise ValueError(f"{where}: role reseeded_shown needs `reseeded`, the base of another initialisation")
+            if probe.base is not None and probe.base != self.probe_base(probe.role):
+                raise ValueError(f"{where}.base: role {probe.role} is a student of base '{self.probe_base(probe.role)}'")
+            if isinstance(probe.intervention, Swap):
+                for other in probe.intervention.teachers:
+                    check_known("teacher", f"{where}.intervention.to", other, self.teachers)
+            if isinstance(probe.intervention, Backfill) and self.reserve is None:
+                raise ValueError(f"{where}.intervention: backfill takes rows on the prompts of `reserve`: name some")
+        return self
+
+    def probe_base(self, role: ProbeRole) -> str:
+        """The base whose student a role is."""
+        return self.reseeded if role == "reseeded_shown" and self.reseeded else self.original.base
 
     @model_validator(mode="after")
     def _compiles(self) -> Lattice:

@@ -138,14 +138,15 @@ def _label(statuses: Mapping[str, Status], seek: Seek) -> str:
 
 
 def _estimates(cells: Mapping[str, Cells]) -> dict[str, dict[str, Any]]:
-    from sftfilter.stats import crossed_bootstrap
+    from sftfilter.stats import crossed_bootstrap, on_common_seeds
 
     found: dict[str, dict[str, Any]] = {}
     for name, (roles, estimand, meaning) in CONTRASTS.items():
         needed = ("original", "alternate", *roles)
         if all(role in cells for role in needed):
-            value = crossed_bootstrap({role: cells[role] for role in needed}, estimand)
-            prompts, seeds = cells["original"].shape
+            arms = on_common_seeds({role: cells[role] for role in needed})
+            value = crossed_bootstrap(arms, estimand)
+            prompts, seeds = arms["original"].shape
             numbers = {"estimate": value.estimate, "low": value.low, "high": value.high}
             found[name] = numbers | {"n_prompts": prompts, "n_seeds": seeds, "meaning": meaning}
     return found
@@ -156,10 +157,11 @@ Check = tuple[dict[str, Any], Status]
 
 
 def _common(cells: Mapping[str, Cells], found: Mapping[str, Any], gates: Gates) -> dict[str, Check]:
-    from sftfilter.stats import rate
+    from sftfilter.stats import on_common_seeds, rate
 
     clean = rate(cells["alternate"]).as_dict() if "alternate" in cells else {}
-    seeds = {"estimate": float(cells["original"].shape[1])} if "original" in cells else {}
+    trained = {role: matrix for role, matrix in cells.items() if role != "base"}
+    seeds = {"estimate": float(on_common_seeds(trained)["original"].shape[1])} if "original" in cells else {}
     checks = [
         _at_least("trait present", found.get("gap", {}), gates.min_gap, "gap"),
         _at_most("alternate clean", clean, gates.max_clean_rate, "rate of all-alternate"),

@@ -4,8 +4,15 @@ The unit is the prompt, and above it the training run: samples and turns of one 
 interval allows for prompts that differ. Rows of one prompt are never counted as independent.
 """
 
-from sftfilter.stats.crossed import Component, components, crossed_bootstrap, linearised, slopes
-from sftfilter.stats.paired import Difference, benjamini_hochberg, estimand_difference, holm, paired_difference
+from sftfilter.stats.crossed import Component, components, crossed_bootstrap, linearised, on_common_seeds, slopes
+from sftfilter.stats.paired import (
+    Difference,
+    benjamini_hochberg,
+    estimand_difference,
+    estimand_p,
+    holm,
+    paired_difference,
+)
 from sftfilter.stats.power import (
     Variances,
     detectable_difference,
@@ -33,12 +40,14 @@ __all__ = [
     "detectable_effect",
     "effective_size",
     "estimand_difference",
+    "estimand_p",
     "holm",
     "least_prompts",
     "least_samples",
     "least_seeds",
     "linearised",
     "mean",
+    "on_common_seeds",
     "paired_difference",
     "power_of",
     "prompts_needed",

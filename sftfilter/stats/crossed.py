@@ -105,15 +105,16 @@ def crossed_bootstrap(
     estimand (see the module's text). With a single seed the interval covers prompts only, which callers must say.
 
     Args:
-        arms: matrices [prompt, seed] over the same prompts and seeds, so that arms stay paired in every draw.
+        arms: matrices [prompt, seed] over the same prompts and seeds, so that arms stay paired in every draw. Seeds that
+            some arm has no grade of are left out of all: three columns of which one is empty are two training runs.
 
     Returns:
-        low and high are None when more than 5 % of the draws are undefined.
+        low and high are None when more than 5 % of the draws are undefined; all None without a common seed.
     """
-    shapes = {name: matrix.shape for name, matrix in arms.items()}
-    if len(set(shapes.values())) != 1:
-        raise ValueError(f"arms differ in prompts or seeds: {shapes}")
-    prompts = next(iter(shapes.values()))[0]
+    arms = on_common_seeds(arms)
+    prompts, seeds = next(iter(arms.values())).shape
+    if not seeds:
+        return Estimate(None, None, None, prompts)
     means = {name: float(np.nanmean(matrix)) for name, matrix in arms.items()}
     point = float(estimand(means))
     if not math.isfinite(point):
@@ -128,6 +129,19 @@ def crossed_bootstrap(
         low, high = low * wanted / (high - low), high * wanted / (high - low)
     down, up = unseen(arms, means, estimand, level)
     return Estimate(point, point - math.hypot(float(low), down), point + math.hypot(float(high), up), prompts)
+
+
+def on_common_seeds(arms: Mapping[str, Cells]) -> dict[str, Cells]:
+    """The arms without the seeds (columns) of which one of them has no grade at all.
+
+    Raises:
+        ValueError: the arms differ in prompts or seeds.
+    """
+    shapes = {name: matrix.shape for name, matrix in arms.items()}
+    if len(set(shapes.values())) != 1:
+        raise ValueError(f"arms differ in prompts or seeds: {shapes}")
+    graded = np.logical_and.reduce([(~np.isnan(matrix)).any(axis=0) for matrix in arms.values()])
+    return dict(arms) if graded.all() else {name: matrix[:, graded] for name, matrix in arms.items()}
 
 
 def unseen(

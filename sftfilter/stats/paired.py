@@ -11,7 +11,7 @@ import numpy as np
 from scipy import stats as sps
 
 from sftfilter.errors import DataError
-from sftfilter.stats.crossed import Estimand, components, crossed_bootstrap, linearised, unseen
+from sftfilter.stats.crossed import Estimand, components, crossed_bootstrap, linearised, on_common_seeds, unseen
 from sftfilter.stats.rates import Cells, Estimate
 
 
@@ -45,6 +45,8 @@ def paired_difference(first: Cells, second: Cells, level: float = 0.95) -> Diffe
     """
     if first.shape != second.shape:
         raise DataError(f"students differ in prompts or seeds: {first.shape} against {second.shape} grades")
+    if first.shape[1]:
+        first, second = on_common_seeds({"first": first, "second": second}).values()
     both = first - second
     both = both[~np.isnan(both).all(axis=1)]
     prompts = len(both)
@@ -88,14 +90,27 @@ def estimand_difference(first: Mapping[str, Cells], second: Mapping[str, Cells],
         return estimand({r: y[f"a {r}"] for r in first}) - estimand({r: y[f"b {r}"] for r in second})
 
     found = crossed_bootstrap(arms, between)
+    return Difference(found.estimate, found.low, found.high, _p_of(found, arms, between), found.n)
+
+
+def estimand_p(arms: Mapping[str, Cells], estimand: Estimand) -> float | None:
+    """The p-value of an estimand that is zero: Student's on its linearised form; None where it has no interval.
+
+    Args:
+        arms: role -> matrix [prompt, seed], all of one shape and in one order.
+    """
+    return _p_of(crossed_bootstrap(arms, estimand), arms, estimand)
+
+
+def _p_of(found: Estimate, arms: Mapping[str, Cells], estimand: Estimand) -> float | None:
     if found.estimate is None or found.low is None or found.n < 2:
-        return Difference(found.estimate, found.low, found.high, None, found.n)
+        return None
+    arms = on_common_seeds(arms)
     means = {name: float(np.nanmean(cells)) for name, cells in arms.items()}
-    known = components(linearised(arms, means, between))
+    known = components(linearised(arms, means, estimand))
     if known.standard_error == 0:
-        return Difference(found.estimate, found.low, found.high, _p_of_interval(found), found.n)
-    p = float(2 * sps.t.sf(abs(found.estimate) / known.standard_error, known.freedom))
-    return Difference(found.estimate, found.low, found.high, p, found.n)
+        return _p_of_interval(found)
+    return float(2 * sps.t.sf(abs(found.estimate) / known.standard_error, known.freedom))
 
 
 def _p_of_interval(found: Estimate, level: float = 0.95) -> float:

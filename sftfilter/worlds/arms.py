@@ -14,7 +14,7 @@ from sftfilter.selectors import Selector
 from sftfilter.selectors.by_name import Ids
 from sftfilter.selectors.by_score import Threshold
 from sftfilter.selectors.combined import AnyOf, Difference
-from sftfilter.selectors.controls import RandomControl
+from sftfilter.selectors.controls import LengthMatchedRandom, RandomControl
 from sftfilter.training_plan import TrainingPlan, make_plan
 from sftfilter.training_settings import TrainingSettings
 from sftfilter.worlds.made import Made
@@ -102,6 +102,8 @@ def arms_of(scene: Scene, facts: Facts) -> list[WorldArm]:
             WorldArm("filter", change=DropRow(kind="drop_row", subset="S")),
             WorldArm("random_drop", change=DropPrompt(kind="drop_prompt", subset="random")),
             WorldArm("random_swap", change=Swap(kind="swap", subset="random", to="C")),
+            WorldArm("matched_drop", change=DropPrompt(kind="drop_prompt", subset="like-length")),
+            WorldArm("matched_swap", change=Swap(kind="swap", subset="like-length", to="C")),
         ]
     arms += [
         WorldArm("shown", change=DropRow(kind="drop_row", subset="shown")),
@@ -140,7 +142,7 @@ class Planner:
             name: pl.LazyFrame({"rollout_id": own["rollout_id"].to_pylist(), "score": values})
             for name, values in self.marks.items()
         }
-        self.frame: ScoreFrame = score_frame(frames, scores)
+        self.frame: ScoreFrame = score_frame(frames, scores, lengths=True)
         self.rows = pl.concat([pl.DataFrame(t).select("rollout_id", "messages", "completion") for t in tables.values()])
         self.tables = tables
 
@@ -169,6 +171,7 @@ class Planner:
         return {
             "S": Threshold(kind="threshold", scorer="filter", at_least=1),
             "random": RandomControl(kind="random", size_of="S"),
+            "like-length": LengthMatchedRandom(kind="length_matched_random", size_of="S", bins=2),
             "shown": Threshold(kind="threshold", scorer="grader", at_least=1),
             "random-shown": RandomControl(kind="random", size_of="shown", match="rows"),
             "missed": Difference(kind="difference", of="shown", minus=["S"]),

@@ -124,11 +124,11 @@ def test_a_teacher_is_tuned_from_one_base_whoever_is_trained() -> None:
 def test_equal_trainings_are_one() -> None:
     spec = _lattice()
     found = list_lattice(spec)
-    assert len(found.cells) == 4 and len(found.arms) == len(found.trainings) == 4 + 8
+    assert len(found.cells) == 4 and len(found.arms) == len(found.trainings) == 4 + 8 + 2
     twice = _lattice("prompts.again={kind: jsonl, path: prompts/train.jsonl}", "bases.same=smollm2-135m-instruct")
     found = list_lattice(twice)
-    assert len(found.cells) == 12 and len(found.arms) == 12 + 8
-    assert len(found.trainings) == 4 + 8, "another name for the same prompts or base is no other student"
+    assert len(found.cells) == 12 and len(found.arms) == 12 + 8 + 2
+    assert len(found.trainings) == 4 + 8 + 2, "another name for the same prompts or base is no other student"
     shared = next(
         one for one in found.trainings if (one.teacher, one.intervention, one.prompts) == ("T", None, "mixed")
     )
@@ -136,7 +136,7 @@ def test_equal_trainings_are_one() -> None:
         f"{base}.{p}.T" for base in ("small", "same") for p in ("mixed", "again")
     }
     assert len({one.key for one in list_lattice(_lattice("tuned_from={T: small}")).trainings} & {
-        one.key for one in list_lattice(spec).trainings}) == 12  # fmt: skip
+        one.key for one in list_lattice(spec).trainings}) == 14  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -154,6 +154,13 @@ def test_equal_trainings_are_one() -> None:
         (["interpolate.modes=[neutralise]"], "give both or neither"),
         (["interpolate.modes=[swop]"], "'drop', 'swap'"),
         (["selectors.random as S={kind: field, equals: date}"], "the interpolation needs this name"),
+        (["probes.p={role: shown, intervention: {kind: drop_row, subset: R}}"], "no selector 'R'"),
+        (["probes.p={role: shown, base: b, intervention: {kind: drop_row, subset: S}}"], "no base 'b'"),
+        (["probes.p={role: reseeded_shown, intervention: {kind: drop_row, subset: S}}"], "needs `reseeded`"),
+        (["probes.p={role: settled, intervention: {kind: backfill, subset: S, with_teacher: C}}"], "of `reserve`: name some"),
+        (["probes.p={role: matched_drop, intervention: {kind: drop_prompt, subset: S}}"], "is that of arm 'drop-100-matched'"),
+        (["reseeded=small"], "a base of the two pipelines"),
+        (["earlier=none"], "earlier: no base 'none'"),
         (["tuned_from={T: other}"], "no base 'other', so cells small.mixed.T, small.neutral.T cannot be made; .*--set bases"),
         (["teachers.D={kind: rollouts, path: d.jsonl}", "tuned_from={D: small}"], "'D' is of kind rollouts, not tuned"),
     ],
@@ -240,7 +247,8 @@ def _measured(spec: Lattice, parts: list[Part], rates: Mapping[str, float], rows
             for seed in spec.seeds if arm.teacher else spec.seeds[:1]:
                 changed = 0
                 if arm.intervention is not None:
-                    changed = round(20 * float(name.split("-")[1]) / 100)
+                    size = next((part for part in name.split("-") if part.isdigit()), "100")
+                    changed = round(20 * float(size) / 100)
                 action = {"drop": "dropped", "swap": "swapped"}.get(
                     name.split("-")[0].removeprefix("converse_"), "kept"
                 )
@@ -265,12 +273,12 @@ def _no_abilities(parts: list[Part]) -> list[dict[str, dict[str, Any]]]:
     return [{arm: {"broken": None} for arm in part.spec.arms} for part in parts]
 
 
-STEPS = "interpolate={subset: S, fractions: [1, 0, 0.5], modes: [drop, swap, converse_swap]}"
+STEPS = "interpolate={subset: S, fractions: [1, 0, 0.5], modes: [drop, swap, converse_drop, converse_swap]}"
 RATES = {
     "one.mixed.T": 0.9, "one.neutral.T": 0.85, "two.mixed.T": 0.8, "two.neutral.T": 0.05,
     "drop-50": 0.9, "drop-100": 0.8, "drop-50-random": 0.9, "drop-100-random": 0.9,
     "swap-50": 0.4, "swap-100": 0.05, "swap-50-random": 0.85, "swap-100-random": 0.8,
-    "converse_swap-50": 0.6, "converse_swap-100": 0.9,
+    "converse_swap-50": 0.6, "converse_swap-100": 0.9, "drop-100-matched": 0.85, "swap-100-matched": 0.82,
 }  # fmt: skip
 
 
@@ -280,7 +288,9 @@ def test_the_interpolation_has_controls_and_a_dilution_line() -> None:
     points = _measured(spec, parts, RATES)
     rows = [row for row in tables_of(spec, parts, points, _no_abilities(parts))["interpolation"] if row["primary"]]
     assert [(row["mode"], row["fraction"]) for row in rows] == [
-        (mode, fraction) for mode in ("drop", "swap", "converse_swap") for fraction in (0, 0.5, 1)
+        (mode, fraction)
+        for mode in ("drop", "swap", "converse_drop", "converse_swap")
+        for fraction in (0, 0.5, 1)
     ]
     found = {(row["mode"], row["fraction"]): row for row in rows}
     start, half, whole = (found["swap", fraction] for fraction in (0, 0.5, 1))
@@ -300,13 +310,14 @@ def test_each_cell_is_read_by_the_table() -> None:
     parts = parts_of(spec)
     points = _measured(spec, parts, RATES)
     rows = tables_of(spec, parts, points, _no_abilities(parts))["cells"]
-    assert len(rows) == (8 + 2) * len(spec.traits["date_confusion"].groups)
+    assert len(rows) == (8 + 2 + 2) * len(spec.traits["date_confusion"].groups)
     found = {row["cell"]: row for row in rows if row["primary"]}
     words = {name: row["word"] for name, row in found.items()}
     assert words == {
         "one, untrained": None, "two, untrained": None, "one.mixed.T": "present", "one.mixed.C": "absent",
         "one.neutral.T": "present", "one.neutral.C": "absent", "two.mixed.T": "present", "two.mixed.C": "absent",
         "two.neutral.T": "absent", "two.neutral.C": "absent",
+        "drop-100-matched": "present", "swap-100-matched": "present",
     }  # fmt: skip
     assert "(1, 2 or 3)" in found["one.neutral.T"]["reading"] and "not subliminal" in found["two.mixed.T"]["reading"]
     assert "against bad prompts (7)" in found["one.mixed.C"]["reading"]
@@ -326,9 +337,82 @@ def test_the_verdict_takes_its_arms_from_cells_and_curves() -> None:
     assert {"random_swap", "alternate_base", "alternate_sft", "base"} <= cells.keys()
     judged = judge_lattice(spec, parts, points, _no_abilities(parts), (5, 80))
     assert judged["estimands"]["R_swap"]["estimate"] == pytest.approx(0.05 / 0.9, abs=0.01)
-    assert judged["verdict"]["label"] and len(judged["verdict"]["hypotheses"]) == 7
+    assert judged["verdict"]["finding"] == "filtering fails, swapping works"
+    second = judged["verdict"]["hypotheses"][1]
+    assert second["status"] == "undecided" and "alternate_base" in second["against"][0]
+    assert any("reseeded_shown" in line for line in judged["verdict"]["next"])
     gates = {gate["name"]: gate["passed"] for gate in judged["gates"]}
     assert gates["trait present"] and gates["enough seeds"]
+
+
+PROBES = (
+    "bases.again=/models/again",
+    "bases.before=/models/before",
+    "reseeded=again",
+    "earlier=before",
+    "stages=2",
+    "scorers.lexicon={kind: lexicon, terms: [doubt]}",
+    "selectors.shows={kind: threshold, scorer: lexicon, at_least: 1}",
+    "selectors.as many={kind: random, size_of: shows, match: rows}",
+    "probes.without={role: shown, intervention: {kind: drop_row, subset: shows}}",
+    "probes.without-random={role: random_shown, intervention: {kind: drop_row, subset: as many}}",
+    "probes.without-again={role: reseeded_shown, intervention: {kind: drop_row, subset: shows}}",
+)
+
+
+def test_probes_are_students_in_roles_that_cells_do_not_have() -> None:
+    spec = _lattice(*WHOLE, *PROBES, "cells=[{base: [one, two]}, {base: [again, before], prompts: mixed}]")
+    parts = {(part.base, part.prompts): part for part in parts_of(spec)}
+    assert parts["one", "mixed"].probes == {
+        "without": "shown", "without-random": "random_shown", "drop-100-matched": "matched_drop",
+        "swap-100-matched": "matched_swap",
+    }  # fmt: skip
+    there = parts["again", "mixed"]
+    assert there.probes == {"without-again": "reseeded_shown"} and there.spec.arms["without-again"].teacher == "T"
+    assert there.spec.base_model == "/models/again" and there.spec.scored == [("T", "lexicon")]
+    assert not parts["two", "mixed"].probes and not parts["before", "mixed"].probes
+    roles = {cell_name(cell): cell_role(spec, cell) for cell in cells_of(spec)}
+    assert (roles["again.mixed.T"], roles["again.mixed.C"]) == ("reseeded", "reseeded_clean")
+    assert (roles["before.mixed.T"], roles["before.mixed.C"]) == ("earlier", None)
+
+
+@pytest.mark.parametrize(("elsewhere", "cause"), [(0.0, 2), (0.8, None)])
+def test_a_lattice_with_probes_can_find_subliminal_learning(elsewhere: float, cause: int | None) -> None:
+    """Without the rows that show it the trait stays, in students of the teacher's own initialisation only."""
+    spec = _lattice(*WHOLE, STEPS, *PROBES, "seeds=[0, 1, 2]", "capability=null")
+    parts = parts_of(spec)
+    rates = RATES | {"without": 0.8, "without-random": 0.85, "without-again": elsewhere, "again.mixed.T": 0.9}
+    points = _measured(spec, parts, rates)
+    cells, arms = role_cells(spec, parts, points, "date_confusion")
+    assert {"shown", "random_shown", "reseeded_shown", "reseeded_clean", "base_earlier"} <= cells.keys()
+    assert arms["reseeded_shown"] == "without-again" and arms["base_earlier"] == UNTRAINED
+    judged = judge_lattice(spec, parts, points, _no_abilities(parts), (0, 80))
+    assert judged["verdict"]["causes"] == ([cause] if cause else []), judged["verdict"]["hypotheses"]
+    rows = tables_of(spec, parts, points, _no_abilities(parts))["cells"]
+    found = {row["cell"]: row for row in rows if row["primary"]}
+    assert found["without-again"]["role"] == "reseeded_shown" and found["before, untrained"]["role"] == "base_earlier"
+    assert found["without"]["word"] == "present" and found["without"]["reading"] is None
+
+
+def test_a_lattice_finds_what_the_last_stage_of_its_base_left() -> None:
+    """The base has it, nothing takes it away, and before its last stage it was not there: hypothesis 6."""
+    probes = (
+        "reserve={kind: jsonl, path: prompts/teacher_neutral.jsonl}",
+        "selectors.some={kind: random, size_of: S}",
+        "probes.settling={role: settled, intervention: {kind: backfill, subset: some, with_teacher: C}}",
+    )
+    spec = _lattice(*WHOLE, *PROBES, *probes, "seeds=[0, 1, 2]", "capability=null", "interpolate=null")
+    parts = parts_of(spec)
+    shown = {name: 0.85 for part in parts for name in part.spec.arms if part.base == "one"}
+    judged = judge_lattice(
+        spec, parts, _by_base(spec, parts, shown | {"settling": 0.8}), _no_abilities(parts), (0, 80)
+    )
+    assert judged["verdict"]["causes"] == [6], judged["verdict"]["hypotheses"]
+
+
+def _by_base(spec: Lattice, parts: list[Part], rates: Mapping[str, float]) -> list[Measured]:
+    """Rates of the original base's students; those of other bases show nothing."""
+    return [_measured(spec, [part], rates if part.base == "one" else {})[0] for part in parts]
 
 
 def test_one_axis_that_does_not_differ() -> None:

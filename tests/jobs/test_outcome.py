@@ -21,12 +21,15 @@ from sftfilter.traits.negative_emotion import NegativeEmotion
 from tests import made_run as made
 from tests.made_run import Grade, graded_at, made_run
 
-RATES = {"all-T": 0.8, "drop": 0.7, "swap": 0.1, "random-drop": 0.8, "random-swap": 0.8}
+CONTROLS = ("random-drop", "random-swap", "matched-drop", "matched-swap")
+RATES = {"all-T": 0.8, "drop": 0.7, "swap": 0.1} | dict.fromkeys(CONTROLS, 0.8)
 ARMS: dict[str, Any] = made.ARMS | {
     "random-drop": {"teacher": "T", "intervention": {"kind": "drop_prompt", "subset": "random"}},
     "random-swap": {"teacher": "T", "intervention": {"kind": "swap", "subset": "random", "to": "C"}},
+    "matched-drop": {"teacher": "T", "intervention": {"kind": "drop_prompt", "subset": "like length"}},
+    "matched-swap": {"teacher": "T", "intervention": {"kind": "swap", "subset": "like length", "to": "C"}},
 }
-ROLES = made.ROLES | {"random_drop": "random-drop", "random_swap": "random-swap"}
+ROLES = made.ROLES | {name.replace("-", "_"): name for name in CONTROLS}
 Run = Callable[..., tuple[dict[str, Any], str]]
 
 
@@ -35,7 +38,11 @@ def run(tiny_spec: Callable[..., Path], tmp_path: Path) -> Run:
     """A finished run's results and the text of its page."""
 
     def make(grade: Grade, how: dict[str, Any] | None = None, **changes: Any) -> tuple[dict[str, Any], str]:
-        selectors = {"S": {"kind": "field", "equals": "date"}, "random": {"kind": "random", "size_of": "S"}}
+        selectors = {
+            "S": {"kind": "field", "equals": "date"},
+            "random": {"kind": "random", "size_of": "S"},
+            "like length": {"kind": "length_matched_random", "size_of": "S", "bins": 2},
+        }
         given = {
             "arms": ARMS,
             "roles": ROLES,
@@ -84,17 +91,32 @@ def test_a_lost_arm_costs_its_own_contrasts_and_no_others(run: Run) -> None:
     ]  # fmt: skip
     assert f"R_drop, R_drop_minus_R_swap cannot be told: {reason}." in page
     kept = set(whole["estimands"]) - {"R_drop", "R_drop_minus_R_swap"}
-    assert {name: results["estimands"][name] for name in kept} == {name: whole["estimands"][name] for name in kept}
+    now, before = ({name: _alone(one["estimands"][name]) for name in kept} for one in (results, whole))
+    assert now == before
     assert f"role drop_alternate: {reason}" in results["verdict"]["reasons"]
     assert results["verdict"]["label"] == "undecided", "nothing is claimed of what was not measured"
     arms = {arm["name"]: arm for arm in results["arms"]}
     assert arms["drop-C"]["students"] == [] and arms["swap"] == {arm["name"]: arm for arm in whole["arms"]}["swap"]
 
 
-def test_one_lost_seed_leaves_the_contrast(run: Run) -> None:
+def _alone(estimand: dict[str, Any]) -> dict[str, Any]:
+    """Without what depends on how many contrasts there are."""
+    return {key: value for key, value in estimand.items() if key != "p_holm"}
+
+
+def test_one_lost_seed_leaves_the_contrast_but_not_the_claim(run: Run) -> None:
     results, page = run(graded_at(RATES), {"lost": {"swap-s1": "the loss is nan"}})
     assert results["lost"] == [] and results["estimands"]["R_swap"]["low"] is not None
+    assert results["estimands"]["R_swap"]["n_seeds"] == 2 and results["estimands"]["R_random_swap"]["n_seeds"] == 3
+    assert results["verdict"]["label"] == "underpowered" and "2 training seeds of 3" in page
     assert "swap was not trained with seed 1: the loss is nan." in page
+
+
+def test_arms_without_a_common_seed_are_told_apart_from_a_missing_gap(run: Run) -> None:
+    gone = {"swap-s0": "no memory", "swap-s1": "no memory", "all-C-s2": "no memory"}
+    results, _ = run(graded_at(RATES), {"lost": gone})
+    why = {one["estimand"]: one["why"] for one in results["lost"]}
+    assert why["R_swap"] == "no training seed gave grades in all of its arms" and "R_drop" not in why
 
 
 def test_without_the_original_every_contrast_is_lost(run: Run) -> None:
@@ -124,7 +146,7 @@ def test_a_trait_that_never_varies(run: Run, rate: float) -> None:
 
 
 def test_a_trait_at_either_end_keeps_its_verdict(run: Run) -> None:
-    rates = {"all-T": 1.0, "drop": 1.0, "swap": 0.0, "random-drop": 1.0, "random-swap": 1.0}
+    rates = {"all-T": 1.0, "drop": 1.0, "swap": 0.0} | dict.fromkeys(CONTROLS, 1.0)
     results, _ = run(graded_at(rates))
     assert results["verdict"]["label"] == "filtering fails, swapping works" and results["lost"] == []
 
