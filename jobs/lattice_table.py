@@ -34,7 +34,6 @@ def cell_rows(
             if arm == UNTRAINED and part.base in told:
                 continue
             told.add(part.base)
-            cell = part.cells.get(arm)
             known = {
                 "cell": f"{part.base}, {UNTRAINED}" if arm == UNTRAINED else arm,
                 "base": part.base,

@@ -27,7 +27,8 @@ class Gates(Settings):
     control_at_least: Annotated[Rate, Field(description="R of a random control")] = 0.8
     max_width: Annotated[float, Field(gt=0, description="of the interval of R_drop - R_swap")] = 0.5
     dilution_margin: Annotated[
-        Rate, Field(description="how far from dilution, and from a random swap, a swap may still be to pass for no better")
+        Rate,
+        Field(description="how far from dilution, and from a random swap, a swap may still be to pass for no better"),
     ] = 0.2
     length_control: Annotated[
         bool,
@@ -280,9 +281,7 @@ def _too_few_seeds(evidence: Evidence, gates: Gates) -> str:
     had = f"{seeds} training seed{'s' * (seeds != 1)}"
     if seeds < evidence.seeds:
         had += f" of {evidence.seeds} graded in every arm that a claim reads"
-    return (
-        f"{had}, {gates.min_seeds} needed: the intervals below cover the choice of prompts, not the luck of a training run"
-    )
+    return f"{had}, {gates.min_seeds} needed: the intervals below cover the choice of prompts, not the luck of a training run"
 
 
 def _percent(value: Mapping[str, Any]) -> str:

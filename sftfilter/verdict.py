@@ -27,7 +27,9 @@ def judge(evidence: Evidence, gates: Gates) -> tuple[dict[str, Any], list[dict[s
     by_rules = claim(checks) if finding == "underpowered" else None
     if by_rules and checks["trait present"]["passed"]:
         reasons.append(f"were the interval complete, the point estimates would read: {by_rules}")
-    readings = Readings(evidence.cells, Bounds(gates.works_at_most, gates.fails_at_least, gates.max_clean_rate, gates.min_seeds))
+    readings = Readings(
+        evidence.cells, Bounds(gates.works_at_most, gates.fails_at_least, gates.max_clean_rate, gates.min_seeds)
+    )
     weighed = weigh(readings, evidence.facts)
     decided = shown(evidence, gates) and bool(checks["enough seeds"]["passed"]) and not evidence.broken
     causes = [n for n, (status, _) in weighed.items() if status == "supported"]

@@ -110,9 +110,9 @@ class Probe(Settings):
     """
 
     role: ProbeRole
-    base: Annotated[Name | None, Field(description="default: the original's; `reseeded_shown` has the reseeded one")] = (
-        None
-    )
+    base: Annotated[
+        Name | None, Field(description="default: the original's; `reseeded_shown` has the reseeded one")
+    ] = None
     teacher: Annotated[Name | None, Field(description="whose rows are changed; default: the original's")] = None
     intervention: Intervention
 
@@ -152,9 +152,7 @@ class Lattice(Measuring, SideBySide):
         Name | None,
         Field(description="a base raised as the original's from another initialisation: tells 2 from 1 and 3"),
     ] = None
-    earlier: Annotated[
-        Name | None, Field(description="the original base before its last stage: tells 5 from 6")
-    ] = None
+    earlier: Annotated[Name | None, Field(description="the original base before its last stage: tells 5 from 6")] = None
     stages: Annotated[
         int | None, Field(gt=0, description="stages in the original base's life, pre-training among them, if known")
     ] = None
@@ -210,7 +208,9 @@ class Lattice(Measuring, SideBySide):
             if probe.role == "reseeded_shown" and self.reseeded is None:
                 raise ValueError(f"{where}: role reseeded_shown needs `reseeded`, the base of another initialisation")
             if probe.base is not None and probe.base != self.probe_base(probe.role):
-                raise ValueError(f"{where}.base: role {probe.role} is a student of base '{self.probe_base(probe.role)}'")
+                raise ValueError(
+                    f"{where}.base: role {probe.role} is a student of base '{self.probe_base(probe.role)}'"
+                )
             if isinstance(probe.intervention, Swap):
                 for other in probe.intervention.teachers:
                     check_known("teacher", f"{where}.intervention.to", other, self.teachers)

@@ -106,9 +106,16 @@ def estimands(found: Mapping[str, Any]) -> Table | None:
         one = f.part(found, name)
         sizes = [f.count(one[key]) if one.get(key) else f.MISSING for key in ("n_prompts", "n_seeds")]
         if one:
-            rows.append([Cell(name, note=str(one.get("meaning") or "")), f.interval_text(one), *sizes])
+            rows.append([Cell(name, note=_meaning(one)), f.interval_text(one), *sizes])
     columns = ["Estimand", "Estimate, 95 % interval", "Prompts", "Seeds"]
     return table_of("Every estimand with its interval and meaning", columns, rows, (2, 3), (1,)) if rows else None
+
+
+def _meaning(one: Mapping[str, Any]) -> str:
+    """What an estimand says, and how likely it is by chance where its null is zero."""
+    p = one.get("p_holm")
+    told = "" if p is None else f"; p {'< 0.001' if p < 0.001 else f'= {p:.3f}'} (Holm)"
+    return f"{one.get('meaning') or ''}{told}"
 
 
 def gates(found: Sequence[Mapping[str, Any]]) -> Table | None:

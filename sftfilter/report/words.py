@@ -15,12 +15,25 @@ ROLES: dict[str, str] = {
     "swap": "S swapped",
     "random_drop": "control: random drop",
     "random_swap": "control: random swap",
+    "matched_drop": "control: like length dropped",
+    "matched_swap": "control: like length swapped",
     "filter": "flagged rows dropped everywhere",
     "transfer": "original teacher on S only",
     "random_transfer": "control: original teacher on random prompts only",
 }
 
-NEEDED_ROLES = ("original", "alternate", "drop", "drop_alternate", "swap", "random_drop", "random_swap", "base")
+NEEDED_ROLES = (
+    "original",
+    "alternate",
+    "drop",
+    "drop_alternate",
+    "swap",
+    "random_drop",
+    "random_swap",
+    "matched_drop",
+    "matched_swap",
+    "base",
+)
 """Without these arms an estimand or one of its controls is missing."""
 
 ESTIMANDS: dict[str, str] = {

@@ -288,9 +288,7 @@ def test_the_interpolation_has_controls_and_a_dilution_line() -> None:
     points = _measured(spec, parts, RATES)
     rows = [row for row in tables_of(spec, parts, points, _no_abilities(parts))["interpolation"] if row["primary"]]
     assert [(row["mode"], row["fraction"]) for row in rows] == [
-        (mode, fraction)
-        for mode in ("drop", "swap", "converse_drop", "converse_swap")
-        for fraction in (0, 0.5, 1)
+        (mode, fraction) for mode in ("drop", "swap", "converse_drop", "converse_swap") for fraction in (0, 0.5, 1)
     ]
     found = {(row["mode"], row["fraction"]): row for row in rows}
     start, half, whole = (found["swap", fraction] for fraction in (0, 0.5, 1))
@@ -404,9 +402,7 @@ def test_a_lattice_finds_what_the_last_stage_of_its_base_left() -> None:
     spec = _lattice(*WHOLE, *PROBES, *probes, "seeds=[0, 1, 2]", "capability=null", "interpolate=null")
     parts = parts_of(spec)
     shown = {name: 0.85 for part in parts for name in part.spec.arms if part.base == "one"}
-    judged = judge_lattice(
-        spec, parts, _by_base(spec, parts, shown | {"settling": 0.8}), _no_abilities(parts), (0, 80)
-    )
+    judged = judge_lattice(spec, parts, _by_base(spec, parts, shown | {"settling": 0.8}), _no_abilities(parts), (0, 80))
     assert judged["verdict"]["causes"] == [6], judged["verdict"]["hypotheses"]
 
 

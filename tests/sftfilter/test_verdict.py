@@ -78,7 +78,7 @@ def test_controls_are_needed_for_a_claim() -> None:
 def test_no_claim_without_any_of_its_controls(rates: dict[str, float], label: str, controls: tuple[str, ...]) -> None:
     for role in controls:
         without = {r: rate for r, rate in rates.items() if r != role}
-        verdict, gates = judge(_evidence(without), Gates())
+        verdict, _ = judge(_evidence(without), Gates())
         assert verdict["label"] == "undecided", role
         assert any("not evaluable" in reason for reason in verdict["reasons"]), role
     assert label == judge(_evidence(rates), Gates())[0]["label"]
