@@ -144,7 +144,8 @@ def test_no_cause_without_its_control() -> None:
 def test_dilution_is_judged_on_its_own_line() -> None:
     """A random swap of 30 % leaves 70 % by dilution alone: no reason to doubt the control."""
     cells = _cells(
-        {"original": 0.8, "alternate": 0.0, "drop": 0.8, "drop_alternate": 0.0, "swap": 0.56, "random_swap": 0.56},
+        {"original": 0.8, "alternate": 0.0, "drop": 0.8, "drop_alternate": 0.0, "swap": 0.56, "random_swap": 0.56}
+        | {"base": 0.0, "random_drop": 0.8},
         4,
         80,
     )
@@ -170,7 +171,7 @@ def test_shares_are_over_the_arms_own_clean_comparator() -> None:
 
 
 def test_evidence_names_the_arm_and_its_numbers() -> None:
-    verdict = _judge(CLEAN | {"drop": 0.01, "random_drop": 0.78}, Facts((0, 300), 0))
+    verdict = _judge(CLEAN | {"drop": 0.01, "random_drop": 0.78, "matched_drop": 0.77}, Facts((0, 300), 0))
     row = verdict["hypotheses"][0]
     assert row["status"] == "contradicted"
     assert row["against"][0].startswith("drop (drop-S): share 0.0") and "rate 1%" in row["against"][0]
