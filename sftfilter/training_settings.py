@@ -107,7 +107,13 @@ class Execution(Settings):
     ] = 2
     use_gpu: bool = False
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1
-    zero_stage: Literal[0, 1, 2, 3] = 2
+    zero_stage: Annotated[
+        Literal[0, 1, 2, 3],
+        Field(
+            description="DeepSpeed's: 1 shards optimizer states, 2 gradients as well, 3 parameters as well, between loading "
+            "and export, for both of which a whole model has to fit each worker's device"
+        ),
+    ] = 2
     offload: Annotated[
         Literal["none", "optimizer", "all"],
         Field(description="kept in the host's memory: optimizer states, or parameters as well (zero_stage 3)"),
