@@ -12,6 +12,7 @@ from pydantic import Field
 
 from sftfilter import run_log
 from sftfilter.artifacts import Artifact, Store
+from sftfilter.attempts import attempt
 from sftfilter.config import Settings, stable_hash
 from sftfilter.errors import DataError, MachineError, SftfilterError
 from sftfilter.filter_actor import FilterActor, raise_failure
@@ -134,7 +135,8 @@ def _prepare(scorer: ScorerSettings, folder: Path, pool: ScoringPool) -> dict[st
     import ray.exceptions
 
     gpus, _ = _resources(scorer, pool)
-    task = ray.remote(num_gpus=gpus, num_cpus=pool.cpus_per_actor, max_retries=0)(_prepare_there)
+    # A node that is lost costs the preparation so far; what kills its worker by itself is tried as often as a batch.
+    task = ray.remote(num_gpus=gpus, num_cpus=pool.cpus_per_actor, max_retries=-1)(_prepare_there)
     try:
         ray.get(task.remote(scorer, str(folder), "cuda" if gpus else "cpu", pool.threads))
     except ray.exceptions.RayTaskError as error:
@@ -150,7 +152,8 @@ def _prepare_there(scorer: ScorerSettings, folder: str, device: str, threads: in
     import torch
 
     torch.set_num_threads(threads or os.cpu_count() or 1)
-    scorer.prepare(Path(folder), device)
+    with attempt(Path(folder), f"preparing {type(scorer).__name__}"):
+        scorer.prepare(Path(folder), device)
 
 
 def _score(

@@ -233,9 +233,9 @@ class Run:
             time.sleep(0.2)
         return code
 
-    def finish(self) -> None:
+    def finish(self, seconds: float = PATIENCE_S) -> None:
         """Wait until it has succeeded."""
-        assert self.end() == 0, self.said()[-5000:]
+        assert self.end(seconds) == 0, self.said()[-5000:]
 
     def tree(self) -> list[psutil.Process]:
         """Everything that it started and that lives; kept, to be ended whatever happens."""

@@ -20,7 +20,7 @@ from sftfilter.attempts import MOST
 from sftfilter.errors import DataError, MachineError, SpecError
 from sftfilter.scoring import ScoringPool, score_rollouts
 from tests.conftest import REPOSITORY
-from tests.sftfilter.logged_scorer import BATCH, POOL, Logged, rollouts, score
+from tests.sftfilter.logged_scorer import BATCH, POOL, Logged, Prepared, rollouts, score
 
 ROWS = 600
 pytestmark = pytest.mark.ray
@@ -95,6 +95,18 @@ def test_a_killed_driver_goes_on_from_there(ray_here: None, undisturbed: list[di
     assert score(tmp_path / "runs", scorer, ROWS) == undisturbed
     assert _twice(scorer) <= 2 * BATCH
     assert not list((tmp_path / "runs").glob(".scores-*")), "the killed run's folder was left behind"
+
+
+def test_a_killed_preparation_is_done_again_but_not_for_ever(ray_here: None, tmp_path: Path) -> None:
+    scorer = Prepared(log=str(tmp_path / "log"), delay=0, deaths=1)
+    assert len(score(tmp_path / "runs", scorer, 100)) == 100
+    (prepared,) = (tmp_path / "runs").glob("scorer-*")
+    assert {path.name for path in prepared.iterdir()} == {"artifact.json", "prepared"}
+
+    never = Prepared(log=str(tmp_path / "other"), delay=0, deaths=99, salt=1)
+    with pytest.raises(MachineError, match=f"{MOST} worker processes died .* while preparing Prepared"):
+        score(tmp_path / "runs", never, 100)
+    assert Path(f"{never.log}.prepared").stat().st_size == MOST
 
 
 def test_a_row_that_kills_its_worker_ends_the_run(ray_here: None, tmp_path: Path) -> None:
