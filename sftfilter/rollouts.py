@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 VERSION = 4
 _RETRIES = 3
+_ROUNDS = 4
+"""Sequences that an actor is handed, for each that the engine writes at a time: it sorts them by length."""
 _EMPTY_SHARE = 0.05
 """More empty answers than this, after retries, and the teacher is broken."""
 
@@ -88,14 +90,13 @@ def generate_rollouts(
         import ray.data
 
         source = prompts.table("prompts").select(["prompt_id", "messages", "source"])
-        blocks = min(source.num_rows, max(1, pool.max_actors * 2))
         answered = (
             ray.data.from_arrow(source)
-            .repartition(blocks)
+            .repartition(_blocks(source.num_rows, pool))
             .map_batches(
                 Answerer,
                 fn_constructor_args=(model, chat.system_prompt, generation.model_dump(), pool.model_dump()),
-                batch_size=pool.batch * 4,  # the engine sorts by length within it
+                batch_size=pool.batch * _ROUNDS,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(min_size=pool.min_actors, max_size=pool.max_actors),
                 num_cpus=pool.cpus_per_actor,
@@ -111,6 +112,11 @@ def generate_rollouts(
     settings = {"teacher": teacher, "generation": generation.model_dump(mode="json")}
     inputs = {"model": model_hash, "prompts": prompts.key, "format": chat.hash}
     return store.build("rollouts", version=VERSION, settings=settings, inputs=inputs, make=make)
+
+
+def _blocks(rows: int, pool: Pool) -> int:
+    """As many as there are batches, since a lost actor costs its block; and two an actor, to keep all at work."""
+    return max(1, min(rows, max(pool.max_actors * 2, -(-rows // (pool.batch * _ROUNDS)))))
 
 
 def _row(

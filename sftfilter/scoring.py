@@ -165,6 +165,7 @@ def _score(
     """
     import pyarrow as pa
     import ray.data
+    from ray.data.exceptions import ExecutionTimeoutError
 
     gpus, actors = _resources(scorer, pool)
     _check_fits(pool, gpus)
@@ -186,9 +187,16 @@ def _score(
         num_gpus=gpus,
     )
     done: Any  # a pyarrow table, as asked for
-    for done in counted.iter_batches(batch_size=None, batch_format="pyarrow"):
-        raise_failure(done)
-        yield sum(done.column("rows").to_pylist()), sum(done.column("seconds").to_pylist())
+    try:
+        for done in counted.iter_batches(batch_size=None, batch_format="pyarrow"):
+            raise_failure(done)
+            yield sum(done.column("rows").to_pylist()), sum(done.column("seconds").to_pylist())
+    except ExecutionTimeoutError as error:
+        raise MachineError(
+            f"scoring has stood still for {counted.context.execution_no_progress_timeout_s / 60:.0f} minutes: no actor "
+            "could start (`ray status` shows what is missing), or one lost its connection; run again, what is scored is "
+            "kept. If one batch takes longer than that, lower `scoring_pool.batch`"
+        ) from error
 
 
 def _check_fits(pool: ScoringPool, gpus: float) -> None:

@@ -121,6 +121,19 @@ def test_a_row_that_kills_its_worker_ends_the_run(ray_here: None, tmp_path: Path
     assert scorer.asked().count("r333") == MOST + 1
 
 
+def test_scoring_that_stands_still_is_ended_and_said(
+    ray_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray.data
+
+    monkeypatch.setattr(ray.data.DataContext.get_current(), "execution_no_progress_timeout_s", 4)
+    scorer = Logged(log=str(tmp_path / "log"), delay=12)
+    with pytest.raises(MachineError, match=r"scoring has stood still .*run again, what is scored is kept"):
+        score(tmp_path / "runs", scorer, 100)
+    again = scorer.model_copy(update={"delay": 0})
+    assert len(score(tmp_path / "runs", again, 100)) == 100
+
+
 def test_what_a_worker_cannot_load_is_said_plainly(ray_here: None, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"^no such rubric$"):
         score(tmp_path, Logged(log=str(tmp_path / "log"), unusable=True), ROWS)
