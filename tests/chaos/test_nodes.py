@@ -82,6 +82,19 @@ def test_a_raylet_of_every_stage(studies: Callable[..., Study], judged: Callable
     judged(study, FaultRow(RAYLET, "scores", lost, scoring), *rows)
 
 
+@pytest.mark.chaos(fault=RAYLET, during="rollouts")
+def test_a_raylet_while_answering(studies: Callable[..., Study], judged: Callable[..., None]) -> None:
+    study = studies()
+    with _cluster(study, 3) as (cluster, env):
+        run = study.start(cluster=env)
+        lost = run.until(lambda: _hosting(cluster, "MapBatches(Answerer)", "submit"))[0]
+        struck = _kill_raylet(lost)
+        run.until(lambda: [n for n in _hosting(cluster, "MapBatches(Answerer)", "submit") if n is not lost])
+        took = time.monotonic() - struck
+        run.finish()
+    judged(study, FaultRow(RAYLET, "rollouts", "what it was answering, 4 prompts at most", took))
+
+
 def _kill_head(cluster: LocalNodes, run: Run) -> tuple[float, float]:
     """Its GCS and its raylet; answers the moment, and the seconds after which the driver ended."""
     for process in _tree(cluster.nodes[0]):
@@ -119,6 +132,23 @@ def test_the_head(studies: Callable[..., Study], judged: Callable[..., None]) ->
     lost = "answers of the model that was asked, 18 at most"
     rows.append(FaultRow(HEAD, "evaluation", lost, took, ended_s=ended))
     judged(study, *rows)
+
+
+@pytest.mark.chaos(fault=HEAD, during="scores")
+def test_the_head_while_scoring(studies: Callable[..., Study], judged: Callable[..., None]) -> None:
+    study = studies("scores")
+    with _cluster(study, 1) as (cluster, env):
+        run = study.start(cluster=env)
+        run.until(lambda: len(study.scored_rows()) >= 8)
+        struck, ended = _kill_head(cluster, run)
+    before = len(study.scored_rows())
+    with _cluster(study, 1) as (_, env):
+        run = study.start(cluster=env)
+        run.until(lambda: len(study.scored_rows()) > before)
+        took = time.monotonic() - struck
+        run.finish()
+    lost = f"{twice(study.scored_rows())} of {study.scorable} rows scored again"
+    judged(study, FaultRow(HEAD, "scores", lost, took, ended_s=ended))
 
 
 _SERVICES = {
