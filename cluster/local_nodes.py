@@ -28,10 +28,11 @@ from pathlib import Path
 import psutil
 
 from cluster.autoscaling import Growth, head_env
+from cluster.local import PATIENT
 from sftfilter.errors import MachineError
 
 _ROOT = Path(__file__).parent.parent
-_START_S = 120.0
+_START_S = 240.0
 _END_S = 20.0
 
 
@@ -81,7 +82,7 @@ def local_nodes(
     temp = Path(tempfile.mkdtemp(prefix="n-", dir="/tmp"))  # Unix socket paths are limited to 107 bytes
     port, dashboard, client = free_ports(3)
     env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    env |= PATIENT | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env.get('PATH', '')}"  # the jobs' `python`
     cluster = LocalNodes(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{port}", env, temp)
     own = {"CPU": cpus if head_cpus is None else head_cpus, "GPU": 0 if growth else gpus}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
 import pytest
 
 from cluster.local import local_ray
+from tests.conftest import REPOSITORY
 
 
 @pytest.mark.ray
@@ -31,3 +34,12 @@ def test_local_ray_ends_with_its_block(monkeypatch: pytest.MonkeyPatch) -> None:
     _, alive = psutil.wait_procs(started, timeout=20)
     assert not alive
     assert not temp.exists()
+
+
+@pytest.mark.ray
+def test_a_ray_that_does_not_start_is_said_with_what_to_do() -> None:
+    starting = "from cluster.local import local_ray\nwith local_ray({}, cpus=2): print('started')"
+    env = os.environ | {"PYTHONPATH": str(REPOSITORY), "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "0"}
+    done = subprocess.run([sys.executable, "-c", starting], env=env, capture_output=True, text=True, check=False)
+    assert "MachineError: Ray did not start on this machine (load average" in done.stderr, done.stderr[-2000:]
+    assert "started" not in done.stdout
