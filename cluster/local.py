@@ -61,7 +61,7 @@ def local_ray(worker_env: Mapping[str, str], cpus: int | None = None) -> Iterato
                 runtime_env={"env_vars": dict(worker_env)},
             )
         except Exception as error:
-            why = " ".join(str(error).split())[:500]
+            why = " ".join(str(error).split())[:500].rstrip(".")
             raise MachineError(
                 f"Ray did not start on this machine (load average {os.getloadavg()[0]:.0f}): {why}. "
                 "Run again, when it is less busy; finished stages are kept"

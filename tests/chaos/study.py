@@ -235,7 +235,8 @@ class Run:
 
     def finish(self, seconds: float = PATIENCE_S) -> None:
         """Wait until it has succeeded."""
-        assert self.end(seconds) == 0, self.said()[-5000:]
+        code = self.end(seconds)
+        assert code == 0, f"ended with {code}:\n{self.said()[-5000:]}"
 
     def tree(self) -> list[psutil.Process]:
         """Everything that it started and that lives; kept, to be ended whatever happens."""
