@@ -143,7 +143,8 @@ def _joined(node: subprocess.Popen[bytes], log: Path) -> None:
             return
         time.sleep(0.1)
     how = f"ended with {node.returncode}" if node.returncode is not None else f"did not come up within {_START_S:.0f} s"
-    raise MachineError(f"{log.stem} {how}; its log ends:\n{_tail(log)}")
+    said = _tail(log)
+    raise MachineError(f"{log.stem} {how}: {''.join(said.strip().splitlines()[-1:])}; its log ends:\n{said}")
 
 
 def _tail(log: Path) -> str:
