@@ -126,10 +126,11 @@ def test_scoring_that_stands_still_is_ended_and_said(
 ) -> None:
     import ray.data
 
-    monkeypatch.setattr(ray.data.DataContext.get_current(), "execution_no_progress_timeout_s", 4)
     scorer = Logged(log=str(tmp_path / "log"), delay=12)
-    with pytest.raises(MachineError, match=r"scoring has stood still .*run again, what is scored is kept"):
-        score(tmp_path / "runs", scorer, 100)
+    with monkeypatch.context() as impatient:
+        impatient.setattr(ray.data.DataContext.get_current(), "execution_no_progress_timeout_s", 4)
+        with pytest.raises(MachineError, match=r"scoring has stood still .*run again, what is scored is kept"):
+            score(tmp_path / "runs", scorer, 100)
     again = scorer.model_copy(update={"delay": 0})
     assert len(score(tmp_path / "runs", again, 100)) == 100
 
