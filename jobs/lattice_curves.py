@@ -60,7 +60,8 @@ def curves_of(spec: Lattice, given: Interpolate, starts: Mapping[str, str]) -> t
 
 def like_length_of(spec: Lattice, given: Interpolate) -> tuple[dict[str, str], dict[str, Arm]]:
     """Controls of like length for the whole subset: arm -> its role, and the arms."""
-    modes = [mode for mode in given.modes if given.like_length and mode in _LIKE_LENGTH and 1 in given.fractions]
+    wanted = given.like_length and 1 in given.fractions
+    modes: list[Mode] = [mode for mode in given.modes if wanted and mode in _LIKE_LENGTH]
     teacher = spec.original.teacher
     arms = {
         f"{mode}-100-matched": Arm(teacher=teacher, intervention=_intervention(spec, given, mode, _matched(given)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -18,9 +18,9 @@ def agree(value: bool) -> bool:
     return answer[0]
 
 
-def agree_on(numbers: list[int], device: torch.device) -> list[int]:
+def agree_on(numbers: Sequence[int], device: torch.device) -> list[int]:
     """Rank 0's numbers, on every rank; quick enough for every step."""
-    told = torch.tensor(numbers, dtype=torch.int64, device=device)
+    told = torch.tensor([*numbers], dtype=torch.int64, device=device)
     dist.broadcast(told, src=0)
     return told.tolist()
 
