@@ -13,7 +13,16 @@ from jobs.console import Stages
 from jobs.kinds.worlds import Worlds
 from jobs.records import base_record, write_json
 from sftfilter.disk import disk_errors
-from sftfilter.worlds.suite import REPORT_SEEDS, TUNE_SEEDS, Variation, confusion, run_suite, shares, statuses
+from sftfilter.worlds.suite import (
+    REPORT_SEEDS,
+    TUNE_SEEDS,
+    Variation,
+    confusion,
+    intervals,
+    run_suite,
+    shares,
+    statuses,
+)
 
 
 def run_worlds(spec: Worlds, root: Path, stages: Stages, command: str) -> Mapping[str, Any]:
@@ -32,6 +41,7 @@ def run_worlds(spec: Worlds, root: Path, stages: Stages, command: str) -> Mappin
     record = base_record(spec, stages, command) | {
         "seeds": {"tuned_on": list(TUNE_SEEDS), "reported_on": list(REPORT_SEEDS), "these": list(spec.variations)},
         "shares": shares(done),
+        "intervals": intervals(done),
         "confusion": confusion(done),
         "statuses": {word: {"true": true, "of": of} for word, (true, of) in statuses(done).items()},
         "variations": [asdict(one) for one in done],
@@ -61,8 +71,11 @@ def confusion_table(done: Sequence[Variation]) -> Table:
 
 
 def summary(done: Sequence[Variation]) -> str:
-    """Shares, in a line."""
-    found = shares(done)
-    parts = [f"{word} {found[word]:.0%}" for word in ("right", "incomplete", "undecided", "wrong")]
+    """Shares with their 95 % intervals, in a line."""
+    found, sure = shares(done), intervals(done)
+    parts = [
+        f"{word} {found[word]:.0%} [{sure[word][0]:.0%}-{sure[word][1]:.0%}]"
+        for word in ("right", "incomplete", "undecided", "wrong")
+    ]
     of = [f"{word} and true: {true} of {n}" for word, (true, n) in statuses(done).items()]
     return f"{len(done)} variations: {', '.join(parts)}. Hypotheses {'; '.join(of)}."
