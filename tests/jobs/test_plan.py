@@ -125,7 +125,7 @@ def test_arms_that_are_equal_whatever_the_data_are_one_student() -> None:
 
 def test_seeds_multiply_students_and_not_rollouts() -> None:
     sizes = _sizes("quickstart-full.yaml")
-    assert len(sizes.of_kind("student", "training")) == 30 and _count(sizes, "rollouts", "rollouts") == 640
+    assert len(sizes.of_kind("student", "training")) == 36 and _count(sizes, "rollouts", "rollouts") == 640
 
 
 def test_a_sweep_makes_equal_students_and_scores_once_and_asks_no_teacher() -> None:
@@ -380,6 +380,9 @@ def test_power_from_guesses_grows_with_what_is_asked_and_seeds_bound_it() -> Non
     assert power_of_design(_design(spec), {"date_confusion": {"trait": 1}}, None, Guesses(), ()) is None
 
 
+MODES = ("drop", "swap", "converse_drop", "converse_swap")
+
+
 def test_a_lattice_has_a_contrast_for_each_cell_and_each_changed_share(tmp_path: Path) -> None:
     spec = load_spec(SPECS / "lattice-full.yaml")
     assert isinstance(spec, Lattice)
@@ -392,10 +395,9 @@ def test_a_lattice_has_a_contrast_for_each_cell_and_each_changed_share(tmp_path:
         "original - small.neutral.T",
         "original - small.neutral.C",
     ]
-    changed = [f"random - {mode}-{share}" for mode in ("drop", "swap", "converse_swap") for share in (50, 100)]
+    changed = [f"random - {mode}-{share}" for mode in MODES for share in (50, 100)]
     assert [name for name in found if name.startswith("random")] == changed
-    assert {"R_swap", "R_random_drop", "R_transfer"} <= found.keys()
-    assert "R_drop" not in found  # needs the alternate's rows with the subset dropped, which are no arm here
+    assert {"R_swap", "R_drop", "R_random_drop", "R_matched_swap", "R_transfer"} <= found.keys()
     # Half of the way from 0.7 to 0.1 against half of it from 0.7 to 0.6: the variances of 0.4 and 0.65.
     half = Variances(*(share * (0.24 + 0.2275) for share in (0.5, 0.01, 0.49)))
     assert found["random - swap-50"].detectable == pytest.approx(detectable_effect(half, 60, 3))
@@ -450,7 +452,7 @@ def test_the_command_prints_tables_within_80_columns_and_json(tmp_path: Path) ->
 def test_before_a_run_its_students_and_cost_are_told_with_their_source(tmp_path: Path) -> None:
     spec = load_spec(SPECS / "lattice.yaml", [f"results={tmp_path}"])
     made, time, source = brief(spec, tmp_path)
-    assert made.startswith("plan: at most 12 students to train, 114 k tokens of training")
+    assert made.startswith("plan: at most 14 students to train, 136 k tokens of training")
     assert "not known" in time and "is no recorded run" in source and "--costs FILE" in source
     _record(tmp_path, "lattice", [_made(16, "training", "student", "one-s0", seconds=16.0, steps=4)])
     made, time, source = brief(spec, tmp_path)

@@ -95,6 +95,9 @@ def test_states_are_means_of_hidden_states_and_layers_above_are_not_run(
 ) -> None:
     reader = Reader(Perplexity(kind="perplexity", **_settings(tiny_chat_model)), "cpu")
     rows = [reader.encode([{"role": "user", "content": p}], a or "") for p, a in ROWS]
+    reader.answer_states(
+        rows[:1], layer
+    )  # the first call also tries, on every layer, whether rows may share beginnings
     ran: list[int] = []
     for number, block in enumerate(reader.engine._model.model.layers, 1):
         block.register_forward_hook(lambda *_, n=number: ran.append(n))

@@ -35,6 +35,8 @@ ARMS: list[tuple[str, str | None, float, float, tuple[int, int]]] = [
     ("swap-s", "swap", 0.02, 0.91, (0, 28)),
     ("random-drop", "random_drop", 0.78, 0.93, (28, 0)),
     ("random-swap", "random_swap", 0.83, 0.92, (0, 28)),
+    ("like-length-drop", "matched_drop", 0.77, 0.92, (28, 0)),
+    ("like-length-swap", "matched_swap", 0.81, 0.92, (0, 28)),
     ("original-on-s", "transfer", 0.65, 0.4, (0, 172)),
 ]
 KINDS = ("evoking", "adjacent", "neutral")

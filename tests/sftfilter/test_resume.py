@@ -178,8 +178,16 @@ def test_a_lost_node_leaves_fewer_workers_that_go_on(case: Case) -> None:
     keep(FaultRow("node removed, no other left", "training alone", again, round(told["recover_s"], 1), note=note))
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C as in a terminal: a shell starts what runs in its background deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.ray
-def test_a_stop_saves_the_arm_at_its_last_step(ray_once: None, case: Case) -> None:
+def test_a_stop_saves_the_arm_at_its_last_step(ray_once: None, ctrl_c: None, case: Case) -> None:
     """Ctrl-C in mid-arm, where no checkpoint is due for long: the same call goes on at that step, bit for bit."""
     events: list[Mapping[str, Any]] = []
 
@@ -199,7 +207,7 @@ def test_a_stop_saves_the_arm_at_its_last_step(ray_once: None, case: Case) -> No
     assert same_bits(done, case.train(runs, "not-stopped")["lora"])
 
 
-def test_a_second_interrupt_waits_for_nothing(tmp_path: Path) -> None:
+def test_a_second_interrupt_waits_for_nothing(ctrl_c: None, tmp_path: Path) -> None:
     """And the first one waits only for a group that works."""
     allow(tmp_path)
     let_go = threading.Event()
