@@ -459,7 +459,7 @@ def test_browser_draws_every_plot_without_errors(browser: Browser, sample: Path)
         browser.run("[...document.querySelectorAll('#arms-0 .ytick text')].map(t => t.textContent).join()").count(
             "control:"
         )
-        == 6
+        == 8
     )
 
 
