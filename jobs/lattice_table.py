@@ -40,6 +40,7 @@ def cell_rows(
                 "prompts": None if arm == UNTRAINED else part.prompts,
                 **arm_facts(point, arm),
                 "role": _role(spec, part, arm),
+                "probe": arm in part.probes,
                 "broken": able[arm]["broken"],
             }
             for trait, settings in spec.traits.items():

@@ -26,8 +26,9 @@ def cells_plot(rows: Rows, trait: str, number: int) -> Plot | None:
     """The cells as a grid, base and prompts by teacher, with rates and intervals; None where no cell has a rate.
 
     Args:
-        rows: of the table `cells`, one trait's, in its own group of prompts.
+        rows: of the table `cells`, one trait's, in its own group of prompts; probes among them are left out.
     """
+    rows = [row for row in rows if not row.get("probe")]  # a changed training set beside a cell, and none itself
     if all(row["estimate"] is None for row in rows):
         return None
     lines, teachers = (list(dict.fromkeys(map(name, rows))) for name in (_line_of_cell, _teacher_of_cell))

@@ -390,6 +390,10 @@ def test_a_lattice_with_probes_can_find_subliminal_learning(elsewhere: float, ca
     found = {row["cell"]: row for row in rows if row["primary"]}
     assert found["without-again"]["role"] == "reseeded_shown" and found["before, untrained"]["role"] == "base_earlier"
     assert found["without"]["word"] == "present" and found["without"]["reading"] is None
+    cells_alone = [row for row in found.values() if not row["probe"]]
+    assert len(found) - len(cells_alone) == 5
+    drawn = cells_plot(list(found.values()), "date_confusion", 0)
+    assert drawn == cells_plot(cells_alone, "date_confusion", 0), "a probe is no cell, and hides none in the picture"
 
 
 def test_a_lattice_finds_what_the_last_stage_of_its_base_left() -> None:
