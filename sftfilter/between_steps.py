@@ -69,9 +69,7 @@ class BetweenSteps:
             return
         if self._is_exported(number):
             self._export(student, losses)
-        told = [self._is_due(student, number), wished(self.work)]
-        told += [exports.writing, exports.written] if exports else [False, False]
-        due, stop, writing, written = agree_on(told, device)
+        due, stop, writing, written = agree_on(self._asked_of_rank_zero(student, number), device)
         if stop or written:
             self._settle(student, losses)
         if (stop or (due and not writing)) and self._saved_step != number:  # what it is past is not exported again
@@ -79,6 +77,18 @@ class BetweenSteps:
         if stop:
             self._tell_saved(number)
             raise Stopped
+
+    def _asked_of_rank_zero(self, student: Student, number: int) -> list[bool]:
+        """Whether a checkpoint is due, a stop is wished, an export is being written or has been; only rank 0 looks."""
+        if dist.get_rank():
+            return [False] * 4
+        exports = self.exports
+        return [
+            self._is_due(student, number),
+            wished(self.work),
+            bool(exports and exports.writing),
+            bool(exports and exports.written),
+        ]
 
     def _is_exported(self, number: int) -> bool:
         return self.exports is not None and 0 < number < self.steps and number % self.exports.wanted.every_steps == 0

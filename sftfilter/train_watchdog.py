@@ -30,23 +30,22 @@ class Watchdog:
     def __init__(self, folder: Path, rank: int, seconds: float) -> None:
         self.folder, self.rank, self.seconds = folder, rank, seconds
         self._main = threading.get_ident()
-        self._doing, self._allowed, self._since = "its start", max(seconds, UNSTEADY_S), time.monotonic()
+        # What is being done, how long it may take and since when: one value, since the thread reads them at any moment.
+        self._now = ("its start", max(seconds, UNSTEADY_S), time.monotonic())
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def step(self, number: int) -> None:
         """An optimizer step begins, and may take `seconds`."""
-        self._doing, self._allowed = f"step {number}", self.seconds
-        self.beat()
+        self._now = (f"step {number}", self.seconds, time.monotonic())
 
     def other(self, doing: str) -> None:
         """Something else begins, which goes to the disk."""
-        self._doing, self._allowed = doing, max(self.seconds, UNSTEADY_S)
-        self.beat()
+        self._now = (doing, max(self.seconds, UNSTEADY_S), time.monotonic())
 
     def beat(self) -> None:
         """What is being done goes on."""
-        self._since = time.monotonic()
+        self._now = (*self._now[:2], time.monotonic())
 
     def __enter__(self) -> Watchdog:
         self.beat()
@@ -61,16 +60,17 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._done.wait(min(1.0, self.seconds / 4)):
-            if time.monotonic() - self._since > self._allowed:
+            doing, allowed, since = self._now
+            if time.monotonic() - since > allowed:
                 try:
-                    self._leave_word()
+                    self._leave_word(doing)
                 finally:  # a disk that takes no word must not keep the worker
                     os._exit(EXIT)
 
-    def _leave_word(self) -> None:
+    def _leave_word(self, doing: str) -> None:
         frame = sys._current_frames().get(self._main)
         calls = [f"{call.name} ({Path(call.filename).name}:{call.lineno})" for call in traceback.extract_stack(frame)]
-        word = {"doing": self._doing, "in": calls[-1] if calls else "", "waits": _waits(calls)}
+        word = {"doing": doing, "in": calls[-1] if calls else "", "waits": _waits(calls)}
         (self.folder / f"stuck-{self.rank}.json").write_text(json.dumps(word))
 
 
