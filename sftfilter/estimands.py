@@ -88,6 +88,19 @@ class Roles(Settings):
         return {role: arm for role, arm in self.model_dump().items() if arm is not None}
 
 
+CLAIM_ROLES = (
+    "original",
+    "alternate",
+    "drop",
+    "drop_alternate",
+    "swap",
+    "random_drop",
+    "random_swap",
+    "matched_drop",
+    "matched_swap",
+)
+"""Roles of trained arms that claims on S are made from, controls among them."""
+
 Means = Mapping[str, Any]
 """Role -> mean rate, a float or an array over draws of the bootstrap."""
 
@@ -179,14 +192,20 @@ def estimate_all(cells: Mapping[str, Cells], share_in_s: float | None) -> dict[s
         cells: role -> matrix [prompt, seed] of grades.
         share_in_s: f, prompts in S over all prompts.
     """
-    from sftfilter.stats import crossed_bootstrap, on_common_seeds
+    from sftfilter.stats import crossed_bootstrap, estimand_p, holm, on_common_seeds
 
     found: dict[str, dict[str, Any]] = {}
+    p_values: dict[str, float] = {}
     for name, (roles, estimand, meaning) in MADE_OF.items():
         if all(role in cells for role in roles):
             arms = on_common_seeds({role: cells[role] for role in roles})
-            found[name] = _record(crossed_bootstrap(arms, estimand), arms[roles[0]], meaning) | {"roles": list(roles)}
-    _add_p_values(found, cells)
+            value = crossed_bootstrap(arms, estimand)
+            found[name] = _record(value, arms[roles[0]], meaning) | {"roles": list(roles)}
+            p = estimand_p(value, arms, estimand) if name in PREREGISTERED else None
+            if p is not None:
+                p_values[name] = p
+    for (name, p), adjusted in zip(p_values.items(), holm([*p_values.values()]), strict=True):
+        found[name] |= {"p": p, "p_holm": adjusted}
     if share_in_s is not None:
         line = {"estimate": 1 - share_in_s, "low": None, "high": None, "n_prompts": 0, "n_seeds": 0}
         found["dilution_line"] = line | {"meaning": "share left if each swapped row took only its own share with it"}
@@ -202,20 +221,6 @@ PREREGISTERED = (
     "R_random_swap_minus_R_swap",
 )
 """Contrasts whose null is zero. Their p-values are adjusted together (Holm), however many of them the arms give."""
-
-
-def _add_p_values(found: dict[str, dict[str, Any]], cells: Mapping[str, Cells]) -> None:
-    from sftfilter.stats import estimand_p, holm, on_common_seeds
-
-    known = {}
-    for name in PREREGISTERED:
-        if name in found:
-            roles, estimand, _ = MADE_OF[name]
-            p = estimand_p(on_common_seeds({role: cells[role] for role in roles}), estimand)
-            if p is not None:
-                known[name] = p
-    for (name, p), adjusted in zip(known.items(), holm([*known.values()]), strict=True):
-        found[name] |= {"p": p, "p_holm": adjusted}
 
 
 def lost_estimands(cells: Mapping[str, Cells], why: Mapping[str, str]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from sftfilter.config import Settings
+from sftfilter.estimands import CLAIM_ROLES
 from sftfilter.hypotheses import Facts
 
 if TYPE_CHECKING:
@@ -68,28 +69,13 @@ class Evidence:
         """Training seeds of which every arm that a claim reads has grades."""
         from sftfilter.stats import on_common_seeds
 
-        arms = {role: self.cells[role] for role in _CLAIMED if role in self.cells}
+        arms = {role: self.cells[role] for role in ("pipeline", *CLAIM_ROLES) if role in self.cells}
         return min(self.seeds, next(iter(on_common_seeds(arms).values())).shape[1]) if arms else self.seeds
 
     @property
     def comparator(self) -> str:
         """The clean students' role: the alternate pipeline where it was trained, else the alternate teacher."""
         return "pipeline" if "pipeline" in self.rates else "alternate"
-
-
-_CLAIMED = (
-    "original",
-    "alternate",
-    "pipeline",
-    "drop",
-    "drop_alternate",
-    "swap",
-    "random_drop",
-    "random_swap",
-    "matched_drop",
-    "matched_swap",
-)
-"""Roles of trained arms that claims on S are made from."""
 
 
 def check_all(evidence: Evidence, gates: Gates) -> dict[str, dict[str, Any]]:
@@ -195,7 +181,7 @@ def _on_the_line(name: str, role: str, found: Mapping[str, Mapping[str, Any]], m
 
 
 def _alike(name: str, contrast: str, found: Mapping[str, Mapping[str, Any]], margin: float) -> dict[str, Any]:
-    """Equivalence: a difference is shown to be small, not merely not shown to be there (two one-sided tests at 2.5 %)."""
+    """A difference is shown to be no larger than the margin (one-sided at 2.5 %), not merely not shown to be there."""
     value = found.get(contrast)
     passed = None
     if value and value["high"] is not None:
@@ -203,40 +189,54 @@ def _alike(name: str, contrast: str, found: Mapping[str, Mapping[str, Any]], mar
     return _gate(name, value, f"interval of {contrast} ends below {margin:g} and holds or lies under 0", passed)
 
 
-def claim(checks: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The claim whose gates all pass, apart from those on seeds and width."""
-
-    def passed(*names: str) -> bool:
-        return all(checks[name]["passed"] for name in names)
-
-    controlled = passed("base clean") and checks["random drop keeps it"]["passed"] is not None
-    if controlled and passed(
+_CONTROLS = ("base clean",)
+CLAIMS: Mapping[str, Sequence[str]] = {
+    "filtering fails, swapping works": (
+        *_CONTROLS,
         "dropping fails",
         "swapping works",
         "swap beats drop",
         "random swap keeps it",
         "like length swapped keeps it",
         "interval narrow",
-    ):
-        return "filtering fails, swapping works"
-    if controlled and passed(
+    ),
+    "filter works": (
+        *_CONTROLS,
         "dropping works",
         "dropping surely works",
         "nothing brings it back",
         "surely nothing does",
         "random drop keeps it",
         "like length dropped keeps it",
-    ):
-        return "filter works"
-    if controlled and passed(
+    ),
+    "dilution only": (
+        *_CONTROLS,
         "no better than dilution",
         "random swap dilutes as much",
         "no better than a random swap",
         "swapping surely leaves it",
         "interval narrow",
-    ):
-        return "dilution only"
-    return None
+    ),
+}
+"""Claim -> the gates that it has to pass, apart from those of every verdict; a random drop has to be there for each."""
+
+
+def claim(checks: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The claim whose gates all pass, apart from those on seeds and width."""
+    if checks["random drop keeps it"]["passed"] is None:
+        return None
+    return next((name for name, needed in CLAIMS.items() if all(checks[gate]["passed"] for gate in needed)), None)
+
+
+def _failed(checks: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What keeps each claim from being made, of what could be looked at."""
+    lines = []
+    for name, needed in CLAIMS.items():
+        failed = [checks[gate] for gate in needed if checks[gate]["passed"] is False]
+        if failed:
+            told = [f"{gate['rule']}, found {_number(gate)}" for gate in failed]
+            lines.append(f"not {name}: {'; '.join(told)}")
+    return lines
 
 
 def find(checks: Mapping[str, Mapping[str, Any]], evidence: Evidence, gates: Gates) -> tuple[str, list[str]]:
@@ -273,7 +273,7 @@ def find(checks: Mapping[str, Mapping[str, Any]], evidence: Evidence, gates: Gat
         return claimed, [f"{c['rule']}: found {_number(c)}" for c in needed]
     unmet = [c for c in checks.values() if c["passed"] is None]
     missing = [f"not evaluable: {c['rule']} (arm missing or ungraded)" for c in unmet]
-    return "undecided", ["no stated claim passes all of its gates", *missing]
+    return "undecided", ["no stated claim passes all of its gates", *_failed(checks), *missing]
 
 
 def _too_few_seeds(evidence: Evidence, gates: Gates) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sftfilter.estimands import CLAIM_ROLES
+
 ROLES: dict[str, str] = {
     "original": "control: original teacher",
     "alternate": "control: alternate teacher",
@@ -22,18 +24,7 @@ ROLES: dict[str, str] = {
     "random_transfer": "control: original teacher on random prompts only",
 }
 
-NEEDED_ROLES = (
-    "original",
-    "alternate",
-    "drop",
-    "drop_alternate",
-    "swap",
-    "random_drop",
-    "random_swap",
-    "matched_drop",
-    "matched_swap",
-    "base",
-)
+NEEDED_ROLES = (*CLAIM_ROLES, "base")
 """Without these arms an estimand or one of its controls is missing."""
 
 ESTIMANDS: dict[str, str] = {

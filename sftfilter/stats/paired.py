@@ -90,19 +90,16 @@ def estimand_difference(first: Mapping[str, Cells], second: Mapping[str, Cells],
         return estimand({r: y[f"a {r}"] for r in first}) - estimand({r: y[f"b {r}"] for r in second})
 
     found = crossed_bootstrap(arms, between)
-    return Difference(found.estimate, found.low, found.high, _p_of(found, arms, between), found.n)
+    return Difference(found.estimate, found.low, found.high, estimand_p(found, arms, between), found.n)
 
 
-def estimand_p(arms: Mapping[str, Cells], estimand: Estimand) -> float | None:
+def estimand_p(found: Estimate, arms: Mapping[str, Cells], estimand: Estimand) -> float | None:
     """The p-value of an estimand that is zero: Student's on its linearised form; None where it has no interval.
 
     Args:
+        found: by `crossed_bootstrap` of the same arms.
         arms: role -> matrix [prompt, seed], all of one shape and in one order.
     """
-    return _p_of(crossed_bootstrap(arms, estimand), arms, estimand)
-
-
-def _p_of(found: Estimate, arms: Mapping[str, Cells], estimand: Estimand) -> float | None:
     if found.estimate is None or found.low is None or found.n < 2:
         return None
     arms = on_common_seeds(arms)

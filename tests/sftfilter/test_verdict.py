@@ -85,7 +85,10 @@ def test_no_claim_without_any_of_its_controls(rates: dict[str, float], label: st
 
 
 def test_a_like_length_control_that_loses_the_trait_stops_the_claim() -> None:
-    assert judge(_evidence(SWAP_WORKS | {"matched_swap": 0.3}), Gates())[0]["label"] == "undecided"
+    verdict = judge(_evidence(SWAP_WORKS | {"matched_swap": 0.3}), Gates())[0]
+    assert verdict["label"] == "undecided"
+    (why,) = [reason for reason in verdict["reasons"] if reason.startswith("not filtering fails, swapping works")]
+    assert "R_matched_swap >= 0.8, found 0.33" in why and "R_random_swap" not in why
     assert judge(_evidence(FILTER_WORKS | {"matched_drop": 0.3}), Gates())[0]["label"] == "undecided"
 
 
