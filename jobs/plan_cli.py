@@ -166,14 +166,12 @@ def _numbers(option: str, stated: list[str]) -> dict[str, int]:
 
 
 def _sizes(stated: list[str]) -> dict[str, float]:
+    from jobs.plan.numbers import named_number
+
     found = {}
     for text in stated:
-        model, _, value = text.rpartition("=")
-        try:
-            size = float(value)
-        except ValueError:
-            size = 0.0
-        if not model or not 0 < size < float("inf"):
+        model, size = named_number(text)
+        if not model or not size:
             raise SpecError(f"--parameters {text}: expected MODEL=NUMBER, such as ORG/MODEL=9e9")
         found[model] = size
     return found

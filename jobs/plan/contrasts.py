@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.plan.designs import Design, Guesses
+from jobs.plan.numbers import named_number
 from jobs.plan.pilot import Pilot, read_pilot
 from sftfilter.config import did_you_mean
 from sftfilter.errors import SpecError
@@ -112,17 +113,13 @@ def _effects(stated: Sequence[str], names: Sequence[str]) -> dict[str, float]:
     """Contrast -> effect, from `0.3` for all and `R_drop_minus_R_swap=0.25` for one."""
     found = {name: EFFECTS.get(name, EFFECT) for name in names}
     for text in stated:
-        name, equals, value = text.rpartition("=")
-        try:
-            effect = float(value)
-        except ValueError:
-            effect = 0.0
-        if not 0 < effect < float("inf"):
+        name, effect = named_number(text)
+        if not effect:
             raise SpecError(f"--effect {text}: expected a number above 0, or CONTRAST=NUMBER")
-        if equals and name not in names:
+        if name is not None and name not in names:
             hint = did_you_mean(name, names) or f"; there are: {', '.join(names)}"
             raise SpecError(f"--effect {text}: the spec's roles give no contrast '{name}'{hint}")
-        found |= {name: effect} if equals else dict.fromkeys(names, effect)
+        found |= dict.fromkeys(names if name is None else (name,), effect)
     return found
 
 
@@ -136,6 +133,8 @@ def _variances(design: Design, name: str, pilot: Pilot, guesses: Guesses, drawn:
 
     roles, estimand, _ = design.estimands[name]
     cells = {role: pilot.cells[role] for role in roles if role in pilot.cells}
+    if cells and len(cells) == len(roles):
+        cells = stats.on_common_seeds(cells)
     means = {role: _mean(cells, role, design, guesses) for role in roles}
     no_gap = {"original", "alternate"} <= means.keys() and abs(means["original"] - means["alternate"]) < 0.05
     if len(cells) < len(roles) or no_gap:  # the pilot lacks an arm, or has no gap to be a share of

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
+from jobs.plan.numbers import named_number
 from sftfilter.config import Settings, did_you_mean
 from sftfilter.errors import SpecError
 
@@ -131,14 +132,10 @@ def _read(file: Path) -> dict[str, Device]:
 def _shares(stated: Sequence[str]) -> dict[str, float]:
     found = {}
     for text in stated:
-        work, equals, value = text.rpartition("=")
-        try:
-            share = float(value)
-        except ValueError:
-            share = 0.0
-        if not 0 < share <= 1 or (equals and work not in UTILISATION):
+        work, share = named_number(text)
+        if not 0 < share <= 1 or work not in (None, *UTILISATION):
             raise SpecError(
                 f"--utilisation {text}: expected a share above 0 and up to 1, or {' or '.join(UTILISATION)}=SHARE"
             )
-        found |= {work: share} if equals else dict.fromkeys(UTILISATION, share)
+        found |= dict.fromkeys(UTILISATION if work is None else (work,), share)
     return found
