@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 CONSTRAINTS = Path(__file__).parent / "constraints.txt"
 
@@ -42,17 +44,12 @@ def audited(pins: Sequence[str]) -> tuple[list[str], set[str]]:
     except (json.JSONDecodeError, KeyError):
         return [], set()  # it ended with a connection error
     known = [one for one in found if "skip_reason" not in one]
-    return [_line(one) for one in known if one["vulns"]], {_normal(one["name"]) for one in known}
+    return [_line(one) for one in known if one["vulns"]], {canonicalize_name(one["name"]) for one in known}
 
 
 def _line(one: dict[str, Any]) -> str:
     vulns = [f"{v['id']} (fixed in {', '.join(v['fix_versions']) or 'no version yet'})" for v in one["vulns"]]
     return f"{one['name']} {one['version']}: {'; '.join(vulns)}"
-
-
-def _normal(pin: str) -> str:
-    """A requirement's package, written as an index does."""
-    return re.sub(r"[-_.]+", "-", re.split(r"[\[=]", pin)[0].strip()).lower()
 
 
 def main() -> None:
@@ -68,7 +65,7 @@ def main() -> None:
     vulnerable, known = found
     for line in vulnerable:
         print(line)
-    missed = [pin for pin in pins if _normal(pin) not in known]
+    missed = [pin for pin in pins if canonicalize_name(Requirement(pin).name) not in known]
     print(
         f"dependencies: {len(pins) - len(missed)} of {len(pins)} audited, {len(vulnerable)} with known vulnerabilities"
     )
