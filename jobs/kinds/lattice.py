@@ -200,6 +200,7 @@ class Lattice(Measuring, SideBySide):
             check_known("base", field, base, self.bases)
             if base is not None and base in (self.original.base, self.alternate.base):
                 raise ValueError(f"{field}: '{base}' is a base of the two pipelines; name a third one")
+        self._check_read()
         for name, probe in self.probes.items():
             where = f"probes.{name}"
             check_known("base", f"{where}.base", probe.base, self.bases)
@@ -217,6 +218,17 @@ class Lattice(Measuring, SideBySide):
             if isinstance(probe.intervention, Backfill) and self.reserve is None:
                 raise ValueError(f"{where}.intervention: backfill takes rows on the prompts of `reserve`: name some")
         return self
+
+    def _check_read(self) -> None:
+        """Refuse bases whose students nobody would train: what is read of them would be missing without a word."""
+        teachers = (self.original.teacher, self.alternate.teacher)
+        for field, needed in (("reseeded", teachers), ("earlier", teachers[:1])):
+            base = getattr(self, field)
+            for teacher in dict.fromkeys(needed if base is not None else ()):
+                cell = Corner(base=base, prompts=self.original.prompts, teacher=teacher)
+                if not self.wanted(cell):
+                    named = f"{{base: {cell.base}, prompts: {cell.prompts}, teacher: {cell.teacher}}}"
+                    raise ValueError(f"cells: {field} is read by cell {named}; add it")
 
     def probe_base(self, role: ProbeRole) -> str:
         """The base whose student a role is."""

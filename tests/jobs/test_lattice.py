@@ -161,6 +161,8 @@ def test_equal_trainings_are_one() -> None:
         (["probes.p={role: matched_drop, intervention: {kind: drop_prompt, subset: S}}"], "is that of arm 'drop-100-matched'"),
         (["reseeded=small"], "a base of the two pipelines"),
         (["earlier=none"], "earlier: no base 'none'"),
+        (["bases.b=/b", "earlier=b", "cells=[{base: small}]"], r"earlier is read by cell \{base: b, prompts: mixed, teacher: T\}"),
+        (["bases.b=/b", "reseeded=b", "cells=[{base: small}, {base: b, teacher: T}]"], r"reseeded is read by cell .*teacher: C\}"),
         (["tuned_from={T: other}"], "no base 'other', so cells small.mixed.T, small.neutral.T cannot be made; .*--set bases"),
         (["teachers.D={kind: rollouts, path: d.jsonl}", "tuned_from={D: small}"], "'D' is of kind rollouts, not tuned"),
     ],
