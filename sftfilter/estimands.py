@@ -157,7 +157,7 @@ ESTIMANDS: dict[str, tuple[tuple[str, ...], Callable[[Means], Any], str]] = {
         above_clean("matched_swap"),
         "control: as many prompts with answers of like length swapped",
     ),
-    "R_random_drop_minus_R_drop_total": (
+    "R_drop_beyond_random": (
         ("drop", "random_drop"),
         _share(lambda y: y["random_drop"] - y["drop"]),
         "what dropping S removes beyond dropping as many random prompts",
@@ -217,7 +217,7 @@ def estimate_all(cells: Mapping[str, Cells], share_in_s: float | None) -> dict[s
 PREREGISTERED = (
     "gap",
     "R_drop_minus_R_swap",
-    "R_random_drop_minus_R_drop_total",
+    "R_drop_beyond_random",
     "R_random_swap_minus_R_swap",
 )
 """Contrasts whose null is zero. Their p-values are adjusted together (Holm), however many of them the arms give."""

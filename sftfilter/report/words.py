@@ -38,7 +38,7 @@ ESTIMANDS: dict[str, str] = {
     "R_random_swap": "control: random swap",
     "R_matched_drop": "control: like length dropped",
     "R_matched_swap": "control: like length swapped",
-    "R_random_drop_minus_R_drop_total": "random minus S, dropped",
+    "R_drop_beyond_random": "random minus S, dropped",
     "R_transfer": "original teacher on S only",
     "R_random_transfer": "control: original teacher on random prompts only",
     "R_random_swap_minus_R_swap": "random minus the set, swapped",

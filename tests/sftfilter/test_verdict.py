@@ -143,13 +143,13 @@ def test_contrasts_with_zero_as_their_null_have_adjusted_p_values() -> None:
     assert {name for name, one in found.items() if "p_holm" in one} == {
         "gap",
         "R_drop_minus_R_swap",
-        "R_random_drop_minus_R_drop_total",
+        "R_drop_beyond_random",
         "R_random_swap_minus_R_swap",
     }
     for one in found.values():
         if "p_holm" in one:
             assert one["p"] <= one["p_holm"] <= 1
-    assert found["gap"]["p_holm"] < 0.01 < found["R_random_drop_minus_R_drop_total"]["p_holm"]
+    assert found["gap"]["p_holm"] < 0.01 < found["R_drop_beyond_random"]["p_holm"]
 
 
 def test_a_grader_that_finds_no_mild_row_does_not_deny_them() -> None:
