@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from sftfilter.case import Facts
 from sftfilter.config import Settings
 from sftfilter.estimands import CLAIM_ROLES
-from sftfilter.hypotheses import Facts
 
 if TYPE_CHECKING:
     from sftfilter.stats import Cells

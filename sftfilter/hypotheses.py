@@ -6,16 +6,10 @@ Every rule names the arms it reads (roles of `estimands.Roles`); a reading is `g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable
 
-from sftfilter.readings import LEVEL, Reading, Readings, Word
-
-if TYPE_CHECKING:
-    from sftfilter.stats import Estimate
-
-Status = Literal["supported", "contradicted", "undecided", "not tested"]
+from sftfilter.case import Case, Facts, Status
+from sftfilter.readings import LEVEL, Readings
 
 NAMES = {
     1: "simple generalisation",
@@ -51,65 +45,6 @@ EXPERIMENTS = {
     "train on the alternate's prompts and rows": ("alternate_sft",),
 }
 """What separates the hypotheses, and the roles of the arms that it takes."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What is known without training.
-
-    Attributes:
-        left_over: rows that show the trait among those that the filter keeps, and how many it keeps.
-        marked: rows with a habit of the trait's persona that do not show it; None: nobody looked.
-        stages: stages in the original base's life, pre-training among them; None: not known.
-    """
-
-    left_over: tuple[int, int] | None = None
-    marked: int | None = None
-    stages: int | None = None
-
-
-@dataclass
-class Case:
-    """One hypothesis, as its rule goes on.
-
-    Attributes:
-        unlike: how much larger one arm's share is than another's, at the level that a status needs.
-        seen: the same with its plain 95 % interval, by which a sign of something is not overlooked.
-        missing: roles whose arms would decide it.
-    """
-
-    arms: Mapping[str, Reading]
-    facts: Facts
-    unlike: Callable[[str, str], Estimate | None]
-    seen: Callable[[str, str], Estimate | None]
-    evidence_for: list[str] = field(default_factory=list)
-    evidence_against: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-
-    def word(self, role: str) -> Word | None:
-        """How an arm reads; None when it is not there."""
-        return self.arms[role].word if role in self.arms else None
-
-    def __call__(self, role: str, word: Word) -> bool:
-        """Whether an arm reads so."""
-        return self.word(role) == word
-
-    def supports(self, role: str, why: str) -> None:
-        """An arm that speaks for it."""
-        self.evidence_for.append(f"{self.arms[role]}: {why}")
-
-    def denies(self, role: str, why: str) -> None:
-        """An arm that speaks against it."""
-        self.evidence_against.append(f"{self.arms[role]}: {why}")
-
-    def needs(self, *roles: str) -> None:
-        """Arms that would decide it, of which some may be there."""
-        self.missing += [role for role in roles if role not in self.arms and role not in self.missing]
-
-    def contradicted(self, role: str, why: str) -> Status:
-        """An arm settles that it is not so."""
-        self.denies(role, why)
-        return "contradicted"
 
 
 Rule = Callable[[Case], Status]

@@ -31,7 +31,7 @@ class Watchdog:
         self.folder, self.rank, self.seconds = folder, rank, seconds
         self._main = threading.get_ident()
         # What is being done, how long it may take and since when: one value, since the thread reads them at any moment.
-        self._now = ("its start", max(seconds, UNSTEADY_S), time.monotonic())
+        self._now: tuple[str, float, float] = ("its start", max(seconds, UNSTEADY_S), time.monotonic())
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -45,7 +45,8 @@ class Watchdog:
 
     def beat(self) -> None:
         """What is being done goes on."""
-        self._now = (*self._now[:2], time.monotonic())
+        doing, allowed, _ = self._now
+        self._now = (doing, allowed, time.monotonic())
 
     def __enter__(self) -> Watchdog:
         self.beat()

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sftfilter.case import Case, Facts, Status
 from sftfilter.findings import Evidence, Gates, check_all, claim, find, shown
-from sftfilter.hypotheses import EXPERIMENTS, NAMES, Case, Facts, Status, weigh
+from sftfilter.hypotheses import EXPERIMENTS, NAMES, weigh
 from sftfilter.readings import Bounds, Reading, Readings
 
 __all__ = ["Evidence", "Facts", "Gates", "judge"]

@@ -222,9 +222,10 @@ class Lattice(Measuring, SideBySide):
     def _check_read(self) -> None:
         """Refuse bases whose students nobody would train: what is read of them would be missing without a word."""
         teachers = (self.original.teacher, self.alternate.teacher)
-        for field, needed in (("reseeded", teachers), ("earlier", teachers[:1])):
-            base = getattr(self, field)
-            for teacher in dict.fromkeys(needed if base is not None else ()):
+        for field, base, needed in (("reseeded", self.reseeded, teachers), ("earlier", self.earlier, teachers[:1])):
+            if base is None:
+                continue
+            for teacher in dict.fromkeys(needed):
                 cell = Corner(base=base, prompts=self.original.prompts, teacher=teacher)
                 if not self.wanted(cell):
                     named = f"{{base: {cell.base}, prompts: {cell.prompts}, teacher: {cell.teacher}}}"
