@@ -212,9 +212,9 @@ def test_a_second_interrupt_waits_for_nothing(ctrl_c: None, tmp_path: Path) -> N
     allow(tmp_path)
     let_go = threading.Event()
     progress.append(tmp_path / "progress.jsonl", {"workers": [{"rank": 0}]})
+    began = time.monotonic()
     for again in (1.0, 2.0):
         threading.Timer(again, os.kill, [os.getpid(), signal.SIGINT]).start()
-    began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         stoppable(let_go.wait, tmp_path)
     assert 2 <= time.monotonic() - began < SAVES_S / 2
