@@ -86,9 +86,17 @@ def connect(reach: Reach) -> JobSubmissionClient:
             f"{address} refuses the token: set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's own"
         ) from error
     except (ConnectionError, RuntimeError, OSError) as error:
-        raise MachineError(
-            f"no job server at {address}: {error}. Is the cluster up, and is this its dashboard?"
-        ) from error
+        raise MachineError(f"no job server at {address}: {_unreachable(error)}") from error
+
+
+def _unreachable(error: Exception) -> str:
+    """Why, and what to do: Ray keeps to itself what its HTTP client said."""
+    from requests.exceptions import SSLError
+
+    said = error.__context__ or error
+    if isinstance(said, SSLError):
+        return f"its certificate is not trusted ({said}): pass --ca-file with the CA that signed it"
+    return f"{str(error).rstrip('.')}. Is the cluster up, and is this its dashboard?"
 
 
 def patient(call: Callable[[], T], say: Callable[[str], None], patience_s: float = PATIENCE_S) -> T:

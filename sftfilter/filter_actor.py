@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sftfilter.scorers.contract import LoadedScorer, Scored, ScorerSettings
 
 _LOGGER = logging.getLogger(__name__)
+POOL = "scoring_pool"
 
 
 class FilterActor:
@@ -51,9 +52,8 @@ class FilterActor:
 
             torch.set_num_threads(threads or os.cpu_count() or 1)
         try:
-            with attempt(
-                self.run, f"loading {type(scorer).__name__} in actor {ray.get_runtime_context().get_actor_id()}"
-            ):
+            actor = ray.get_runtime_context().get_actor_id()
+            with attempt(self.run, f"loading {type(scorer).__name__} in actor {actor}", POOL):
                 self.scorer = scorer.load(Path(prepared), device)
             _LOGGER.info("%s is loaded", type(scorer).__name__, extra={"device": device})
         except SftfilterError as error:
@@ -68,7 +68,7 @@ class FilterActor:
         try:
             if self.failure:
                 raise self.failure
-            with attempt(self.run, f"scoring {describe(unit)}"):
+            with attempt(self.run, f"scoring {describe(unit)}", POOL):
                 batch = self.rows.read(unit)
                 began = time.perf_counter()
                 scored = score_rows(self.scorer, batch)

@@ -168,10 +168,9 @@ def underspecification(case: Case) -> Status:
         if case("random_drop_alternate", "gone"):
             case.supports("random_drop_alternate", "dropping random prompts from the clean teacher does not bring it")
             return "supported"
-    elif case("drop_alternate", "gone") and (case("alternate", "gone") or case("alternate", "stays")):
-        return case.contradicted(
-            "drop_alternate", "with S left open the clean teacher's students do not fall back on it"
-        )
+    elif case("drop_alternate", "gone"):
+        # No proof: the clean teacher's other rows may settle what the original's rows leave open.
+        case.denies("drop_alternate", "with S left open the clean teacher's students do not fall back on it")
     if case("settled", "stays"):
         return case.contradicted("settled", "rows that settle the behaviour do not take it away")
     if case("alternate", "stays") and case.word("alternate_sft") in (None, "stays"):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sftfilter.artifacts import Artifact, Store, write_table
-from sftfilter.errors import DataError
+from sftfilter.attempts import attempt
+from sftfilter.errors import DataError, SftfilterError
+from sftfilter.filter_actor import raise_failure
 from sftfilter.generation import Generation, Pool
 from sftfilter.schema import QUARANTINE, ROLLOUTS, rollout_id, row_seed
 
@@ -16,6 +20,7 @@ if TYPE_CHECKING:
     from sftfilter.chat_format import ChatFormat
 
 VERSION = 4
+POOL = "generation_pool"
 _RETRIES = 3
 _ROUNDS = 4
 """Sequences that an actor is handed, for each that the engine writes at a time: it sorts them by length."""
@@ -23,44 +28,80 @@ _EMPTY_SHARE = 0.05
 """More empty answers than this, after retries, and the teacher is broken."""
 
 
+def _columns() -> pa.Schema:
+    """What is added to prompts."""
+    import pyarrow as pa
+
+    texts = [pa.field(name, pa.string()) for name in ("completion", "finish_reason", "failure", "why")]
+    return pa.schema([*texts, pa.field("seed", pa.int64())])
+
+
 class Answerer:
-    """Ray Data actor: a batch of prompts in, the same rows with the model's answers out."""
+    """Ray Data actor: a batch of prompts in, the same rows with the model's answers out.
+
+    An error of ours travels as a value (`filter_actor.raise_failure`).
+    """
 
     def __init__(
-        self, folder: str, system_prompt: str | None, generation: dict[str, Any], pool: dict[str, Any]
+        self, folder: str, system_prompt: str | None, generation: dict[str, Any], pool: dict[str, Any], run: str
     ) -> None:
         import os
 
+        import ray
         import torch
 
+        self.generation, self.run = Generation.model_validate(generation), Path(run)
+        self.failure: SftfilterError | None = None
+        settings = Pool.model_validate(pool)
+        torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+        try:
+            with attempt(self.run, f"loading the teacher in actor {ray.get_runtime_context().get_actor_id()}", POOL):
+                self._load(folder, system_prompt, settings)
+        except SftfilterError as error:
+            self.failure = error
+
+    def _load(self, folder: str, system_prompt: str | None, settings: Pool) -> None:
         from sftfilter.chat_format import ChatFormat
         from sftfilter.engine import Engine
         from sftfilter.models import load_tokenizer
 
-        self.generation = Generation.model_validate(generation)
-        settings = Pool.model_validate(pool)
-        torch.set_num_threads(settings.threads or os.cpu_count() or 1)
         self.chat = ChatFormat(load_tokenizer(folder), system_prompt)
         device = "cuda" if settings.gpus_per_actor else "cpu"
         self.engine = Engine(folder, self.chat.stop_id, self.chat.pad_id, device=device, max_batch=settings.batch)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        import pyarrow as pa
+
         rows = batch.to_pylist()
+        try:
+            if self.failure:
+                raise self.failure
+            first = rows[0]["prompt_id"] if rows else "none"
+            with attempt(self.run, f"answering {len(rows)} prompts, {first} first", POOL):
+                rows = self._answered(rows)
+        except SftfilterError as error:
+            self.failure = error  # what is still queued for this actor would fail alike
+        said = (type(self.failure).__name__, str(self.failure)) if self.failure else (None, None)
+        told = dict(zip(("failure", "why"), said, strict=True))
+        for field in _columns():
+            column = pa.array([(told | row).get(field.name) for row in rows], field.type)
+            batch = batch.append_column(field, column)
+        return batch
+
+    def _answered(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         pending = list(range(len(rows)))
-        for attempt in range(_RETRIES):
-            for i, (text, reason, seed) in zip(pending, self._answer([rows[i] for i in pending], attempt), strict=True):
+        for again in range(_RETRIES):
+            for i, (text, reason, seed) in zip(pending, self._answer([rows[i] for i in pending], again), strict=True):
                 rows[i] |= {"completion": text, "finish_reason": reason, "seed": seed}
             pending = [i for i in pending if not rows[i]["completion"].strip()]
             if not pending or self.generation.temperature == 0:
                 break
-        import pyarrow as pa
+        return rows
 
-        return pa.Table.from_pylist(rows)
-
-    def _answer(self, rows: list[dict[str, Any]], attempt: int) -> list[tuple[str, str, int]]:
+    def _answer(self, rows: list[dict[str, Any]], again: int) -> list[tuple[str, str, int]]:
         from sftfilter.engine import GenerateRequest
 
-        seeds = [row_seed(self.generation.seed, r["prompt_id"], attempt) for r in rows]
+        seeds = [row_seed(self.generation.seed, r["prompt_id"], again) for r in rows]
         requests = [
             GenerateRequest(
                 self.chat.prompt_ids(r["messages"]), self.generation.max_new_tokens, self.generation.temperature, s
@@ -87,23 +128,9 @@ def generate_rollouts(
     """Tables `rollouts` (one per prompt) and `quarantine` (prompts that got only empty answers)."""
 
     def make(folder: Path) -> dict[str, Any]:
-        import ray.data
-
         source = prompts.table("prompts").select(["prompt_id", "messages", "source"])
-        answered = (
-            ray.data.from_arrow(source)
-            .repartition(_blocks(source.num_rows, pool))
-            .map_batches(
-                Answerer,
-                fn_constructor_args=(model, chat.system_prompt, generation.model_dump(), pool.model_dump()),
-                batch_size=pool.batch * _ROUNDS,
-                batch_format="pyarrow",
-                compute=ray.data.ActorPoolStrategy(min_size=pool.min_actors, max_size=pool.max_actors),
-                num_cpus=pool.cpus_per_actor,
-                num_gpus=pool.gpus_per_actor or None,
-            )
-            .take_all()
-        )
+        with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as run:
+            answered = list(_stream(model, source, chat, generation, pool, run))
         if len(answered) != source.num_rows:
             raise DataError(f"teacher {teacher}: {source.num_rows} prompts went in, {len(answered)} rows came out")
         rows = [_row(r, teacher, model_hash, base_hash, chat.system_prompt, generation) for r in answered]
@@ -112,6 +139,31 @@ def generate_rollouts(
     settings = {"teacher": teacher, "generation": generation.model_dump(mode="json")}
     inputs = {"model": model_hash, "prompts": prompts.key, "format": chat.hash}
     return store.build("rollouts", version=VERSION, settings=settings, inputs=inputs, make=make)
+
+
+def _stream(
+    model: str, prompts: pa.Table, chat: ChatFormat, generation: Generation, pool: Pool, run: str
+) -> Iterator[dict[str, Any]]:
+    """The prompts with their answers, as they are made. `run` is a folder for what only this run needs."""
+    import ray.data
+
+    answered = (
+        ray.data.from_arrow(prompts)
+        .repartition(_blocks(prompts.num_rows, pool))
+        .map_batches(
+            Answerer,
+            fn_constructor_args=(model, chat.system_prompt, generation.model_dump(), pool.model_dump(), run),
+            batch_size=pool.batch * _ROUNDS,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(min_size=pool.min_actors, max_size=pool.max_actors),
+            num_cpus=pool.cpus_per_actor,
+            num_gpus=pool.gpus_per_actor or None,
+        )
+    )
+    batches: Any = answered.iter_batches(batch_size=None, batch_format="pyarrow")
+    for found in batches:
+        raise_failure(found)
+        yield from found.to_pylist()
 
 
 def _blocks(rows: int, pool: Pool) -> int:

@@ -15,7 +15,7 @@ from sftfilter.artifacts import Artifact, Store
 from sftfilter.attempts import attempt
 from sftfilter.config import Settings, stable_hash
 from sftfilter.errors import DataError, MachineError, SftfilterError
-from sftfilter.filter_actor import FilterActor, raise_failure
+from sftfilter.filter_actor import POOL, FilterActor, raise_failure
 from sftfilter.growth import grows
 from sftfilter.row_units import cut, row_count, row_ids
 from sftfilter.schema import SCORES
@@ -152,7 +152,7 @@ def _prepare_there(scorer: ScorerSettings, folder: str, device: str, threads: in
     import torch
 
     torch.set_num_threads(threads or os.cpu_count() or 1)
-    with attempt(Path(folder), f"preparing {type(scorer).__name__}"):
+    with attempt(Path(folder), f"preparing {type(scorer).__name__}", POOL):
         scorer.prepare(Path(folder), device)
 
 

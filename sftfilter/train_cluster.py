@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from sftfilter.errors import MachineError
@@ -20,6 +21,8 @@ _MANY = 2**31
 _START_TIMEOUT, _START_S = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", 60
 """What Ray Train reads, and its default."""
 _SNAPSHOT = "checkpoint_manager_snapshot.json"
+_FRESH_S = 300.0
+"""For so long what a killed run wrote is not taken for left behind."""
 
 
 def worker_resources(execution: Execution) -> dict[str, float]:
@@ -149,7 +152,11 @@ class RunStorage:
         self.folder = f"{self.root}/{name}"
 
     def tidy(self, say: Callable[[Mapping[str, str]], None]) -> None:
-        """Before a run: drop what killed runs left half-written. A snapshot that cannot be used goes as a whole."""
+        """Before a run: drop what killed runs left half-written. A snapshot that cannot be used goes as a whole.
+
+        The controller of a driver that was just killed may live on for a moment, and list what is not listed yet: fresh
+        checkpoints are left, and go with the end of the run.
+        """
         from pyarrow import fs
 
         if self.filesystem.get_file_info(self.folder).type == fs.FileType.NotFound:
@@ -161,7 +168,8 @@ class RunStorage:
             whole = set()
         for entry in self.filesystem.get_file_info(fs.FileSelector(self.folder, allow_not_found=True)):
             name = entry.base_name
-            if entry.type == fs.FileType.Directory and name.startswith("checkpoint_") and name not in whole:
+            left = entry.type == fs.FileType.Directory and name.startswith("checkpoint_") and name not in whole
+            if left and not _fresh(name):
                 self.filesystem.delete_dir(entry.path)
 
     def clear(self) -> None:
@@ -184,6 +192,15 @@ class RunStorage:
         except (ValueError, KeyError, TypeError):
             return None
         return listed if _all_there(self.filesystem, [f"{self.folder}/{name}" for name in listed]) else None
+
+
+def _fresh(checkpoint: str) -> bool:
+    """Whether Ray Train named it just now: by the hour of its node's clock, since buckets keep none for folders."""
+    try:
+        named = datetime.strptime(checkpoint, "checkpoint_%Y-%m-%d_%H-%M-%S.%f")
+    except ValueError:
+        return False
+    return abs((datetime.now() - named).total_seconds()) < _FRESH_S
 
 
 def _all_there(filesystem: FileSystem, folders: Sequence[str]) -> bool:

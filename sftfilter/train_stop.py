@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sftfilter.disk import disk_errors
+from sftfilter.errors import MachineError
 from sftfilter.progress import Tail
 
 SAVES_S = 50
 """Seconds that a stop waits for checkpoints; a job that is stopped is killed after 60."""
 _WORD = "stop"
+_QUIET_S, _DYING_S = 3.0, 90.0
+"""Workers that wrote nothing for so long are gone; those of a lost head live for a minute."""
 
 
 class Stopped(Exception):  # noqa: N818 (nothing is wrong)
@@ -35,6 +39,24 @@ def wished(work: Path) -> bool:
         return bool((work / _WORD).read_text())
     except FileNotFoundError:
         return False
+
+
+def outlast(work: Path) -> None:
+    """Wait until workers of a driver that was killed a moment ago are gone: until Ray notices, they train and write on.
+
+    Raises:
+        MachineError: they are not.
+    """
+    written = work / "progress.jsonl"
+    deadline = time.monotonic() + _DYING_S
+    while written.exists() and abs(time.time() - written.stat().st_mtime) < _QUIET_S:
+        if any("ended" in event for event in deque(Tail(written).events(), maxlen=1)):
+            return
+        if time.monotonic() > deadline:
+            raise MachineError(
+                f"{written} is written to by workers of a run that was killed: end their cluster, then run again"
+            )
+        time.sleep(0.2)
 
 
 def stoppable(fit: Callable[[], object], work: Path) -> None:

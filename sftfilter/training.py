@@ -23,7 +23,7 @@ from sftfilter.step_asking import AskStep, validation
 from sftfilter.step_ranking import finish_ranked, is_set_aside
 from sftfilter.train_cluster import RunStorage, check_can_ever_run, starts_tried, worker_resources
 from sftfilter.train_failures import diverged, memory_knobs, readable, refusal
-from sftfilter.train_stop import allow, stoppable
+from sftfilter.train_stop import allow, outlast, stoppable
 from sftfilter.train_watchdog import blame
 from sftfilter.training_settings import Execution, Full, Lora, TrainingSettings
 
@@ -89,12 +89,13 @@ def train_all(
 
     Raises:
         SpecError: checkpoints in between are to be ranked by a trait, and nobody asks for it.
-        MachineError: the cluster can never have the workers.
+        MachineError: the cluster can never have the workers, or those of a killed run are still at work.
         DivergedError: some diverged; the others are in the store.
         KeyboardInterrupt: this process was interrupted; the arm in progress is saved at its last step.
         TrainingError: a worker failed; the message carries its reason.
     """
     _check_ranked(runs, ask)
+    outlast(storage / WORK)
     keys = {run.name: student_key(run, store, base_hash, format_hash) for run in runs}
     before = {name: store.find(STAGE, key) for name, key in keys.items()}
     missing: dict[str, TrainingRun] = {}

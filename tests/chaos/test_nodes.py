@@ -67,7 +67,7 @@ def test_a_raylet_of_every_stage(studies: Callable[..., Study], judged: Callable
         reached = study.trained()
         at = run.until(study.resumed)
         run.until(lambda: study.trained_past(reached))
-        lost = f"{reached[1] - at[-1]} steps of {study.steps}"
+        lost = f"{max(0, reached[1] - at[-1])} steps of {study.steps}"
         rows.append(FaultRow(RAYLET, "training", lost, time.monotonic() - struck))
         cluster.add_node(2)
 
@@ -118,7 +118,7 @@ def test_the_head(studies: Callable[..., Study], judged: Callable[..., None]) ->
         run = study.start(cluster=env)
         at = run.until(study.resumed)
         run.until(lambda: study.trained_past(reached))
-        lost = f"{reached[1] - at[-1]} steps of {study.steps}"
+        lost = f"{max(0, reached[1] - at[-1])} steps of {study.steps}"
         took = time.monotonic() - struck
         rows.append(FaultRow(HEAD, "training", lost, took, ended_s=ended))
         run.until(lambda: study.made("answers"))

@@ -45,7 +45,7 @@ def test_a_process_of_every_stage(studies: Callable[..., Study], judged: Callabl
     reached = study.trained()
     at = run.until(study.resumed)
     run.until(lambda: study.trained_past(reached))
-    lost = f"{reached[1] - at[-1]} steps of {study.steps}"
+    lost = f"{max(0, reached[1] - at[-1])} steps of {study.steps}"
     rows.append(FaultRow("SIGKILL of a training worker", "training", lost, time.monotonic() - struck))
 
     run.until(lambda: study.made("answers"))

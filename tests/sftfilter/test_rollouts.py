@@ -1,11 +1,24 @@
-"""How prompts are dealt out to the actors that answer them."""
+"""How prompts are dealt out to the actors that answer them, and what a prompt that kills them comes to."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
 import pytest
 
-from sftfilter.generation import Pool
-from sftfilter.rollouts import _blocks
+from sftfilter import rollouts
+from sftfilter.artifacts import Artifact, Store, write_table
+from sftfilter.attempts import MOST
+from sftfilter.chat_format import ChatFormat
+from sftfilter.errors import MachineError
+from sftfilter.generation import Generation, Pool
+from sftfilter.models import load_tokenizer
+from sftfilter.rollouts import _blocks, generate_rollouts
+from sftfilter.schema import PROMPTS
+from tests.sftfilter.dying_answerer import DEADLY, DyingAnswerer
+from tests.training_case import tiny_llama
 
 
 @pytest.mark.parametrize(
@@ -16,3 +29,45 @@ def test_a_lost_actor_costs_a_batch_and_all_actors_have_work(rows: int, actors: 
     found = _blocks(rows, Pool(max_actors=actors, batch=batch))
     assert found == blocks
     assert rows / found <= batch * 4
+
+
+def _prompts(store: Store, ids: list[str]) -> Artifact:
+    def make(folder: Path) -> dict[str, Any]:
+        messages = [{"role": "user", "content": "hi"}]
+        rows = [{"prompt_id": name, "messages": messages, "source": "made"} for name in ids]
+        write_table(folder, "prompts", pa.Table.from_pylist(rows, PROMPTS))
+        return {}
+
+    return store.build("prompts", version=1, settings=ids, inputs={}, make=make)
+
+
+@pytest.mark.ray
+def test_a_prompt_that_kills_its_actor_ends_the_run(
+    tiny_chat_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cluster.local import local_ray
+    from jobs.run import worker_env
+
+    chat, store = ChatFormat(load_tokenizer(str(tiny_chat_model)), "Be brief."), Store(tmp_path / "runs")
+    model = tiny_llama(tmp_path / "model", chat)
+    monkeypatch.setattr(rollouts, "Answerer", DyingAnswerer)
+
+    def answered(ids: list[str]) -> list[str]:
+        made = generate_rollouts(
+            "T",
+            model,
+            "a hash",
+            _prompts(store, ids),
+            store=store,
+            chat=chat,
+            base_hash="a base",
+            generation=Generation(max_new_tokens=4),
+            pool=Pool(batch=1, threads=1),
+        )
+        return made.table("rollouts")["prompt_id"].to_pylist()
+
+    with local_ray(worker_env(), cpus=2):
+        with pytest.raises(MachineError, match=rf"{MOST} worker processes died .* while answering \d+ prompts") as said:
+            answered([*"abcdefgh", DEADLY])
+        assert "Lower `generation_pool.batch` or `generation_pool.max_actors`" in str(said.value)
+        assert answered([*"abcdefgh"]) == [*"abcdefgh"]

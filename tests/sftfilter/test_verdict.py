@@ -209,7 +209,7 @@ def test_hypotheses_follow_the_arms() -> None:
         1: "supported",
         2: "not tested",
         3: "not tested",
-        4: "contradicted",
+        4: "undecided",
         5: "contradicted",
         6: "contradicted",
         7: "contradicted",
