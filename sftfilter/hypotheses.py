@@ -108,7 +108,11 @@ def subliminal(case: Case) -> Status:
         return case.contradicted("reseeded_shown", "it travels to another initialisation")
     if case("shown", "stays"):
         case.supports("shown", "rows that do not show the trait carry it")
-        if case("reseeded_shown", "gone"):
+        if _persona_carries(case):
+            case.denies(
+                "marked", "it goes with rows that have the persona's habits, so that what carries it can be seen"
+            )
+        elif case("reseeded_shown", "gone"):
             case.supports("reseeded_shown", "not to another initialisation")
             return "supported"
     travels = [role for role in ("alternate_base", "alternate_base_prompts") if case(role, "stays")]
@@ -116,6 +120,11 @@ def subliminal(case: Case) -> Status:
         case.denies(role, "all rows together reach another base; whether those that do not show it do is open")
     case.needs("shown", "reseeded_shown")
     return "undecided" if travels or "shown" in case.arms else "not tested"
+
+
+def _persona_carries(case: Case) -> bool:
+    """Whether the persona's rows, dropped with those that show it, take it away, and as many random ones do not."""
+    return case("shown", "stays") and case("marked", "gone") and case("random_marked", "stays")
 
 
 def _persona_left(case: Case) -> bool:
@@ -136,16 +145,21 @@ def persona(case: Case) -> Status:
     if _not_the_rows(case):
         return "contradicted"
     if case("shown", "gone") and not _persona_left(case):
-        return case.contradicted("shown", "rows that do not show the trait do not carry it")
+        if not case("reseeded_shown", "stays"):
+            return case.contradicted("shown", "rows that do not show the trait do not carry it")
+        case.denies("shown", "rows that do not show the trait do not carry it here")
+        case.supports("reseeded_shown", "but to another initialisation they do")
     if case.facts.marked == 0:
         case.evidence_against.append("no row is known to have a habit of the persona without the trait")
     if case("marked", "stays"):
         return case.contradicted("marked", "it stays with the persona's rows dropped as well")
+    necessary = _persona_carries(case)
     if case("shown", "stays") and case("reseeded_shown", "gone"):
-        return case.contradicted(
-            "reseeded_shown", "what rows without the trait carry does not reach another initialisation"
-        )
-    necessary = case("shown", "stays") and case("marked", "gone") and case("random_marked", "stays")
+        # Another base may know the persona less well, so that this is no proof where its rows are seen to carry the trait.
+        why = "what rows without the trait carry does not reach another initialisation"
+        if not necessary:
+            return case.contradicted("reseeded_shown", why)
+        case.denies("reseeded_shown", why)
     sufficient = case("persona", "stays") and case("random_persona", "gone")
     if necessary:
         case.supports("marked", "with the persona's rows dropped it goes")

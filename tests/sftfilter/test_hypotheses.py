@@ -133,6 +133,29 @@ def test_a_persona_that_carries_a_little_beside_a_stronger_cause_is_not_denied(l
     assert verdict["causes"] == [1] and _status(verdict)[3] == status
 
 
+def test_a_persona_that_another_base_does_not_know_is_neither_subliminal_nor_denied() -> None:
+    rates = HIDDEN | {"reseeded_shown": 0.02, "marked": 0.02, "random_marked": 0.6}
+    verdict = _judge(rates, Facts((0, 300), 90))
+    assert verdict["causes"] == [] and {_status(verdict)[n] for n in (2, 3)} == {"undecided"}
+    told = verdict["hypotheses"][1]
+    assert any("what carries it can be seen" in line for line in told["against"])
+    stays = _judge(rates | {"marked": 0.6}, Facts((0, 300), 90))
+    assert stays["causes"] == [2] and _status(stays)[3] == "contradicted"
+
+
+def test_rows_that_carry_it_to_another_base_keep_a_persona_open() -> None:
+    rates = CLEAN | {"drop": 0.7, "swap": 0.4, "random_drop": 0.78, "shown": 0.01, "random_shown": 0.76}
+    rates |= {"reseeded_clean": 0.0}
+    assert _status(_judge(rates | {"reseeded_shown": 0.0}, Facts((40, 300), 90)))[3] == "contradicted"
+    assert _status(_judge(rates | {"reseeded_shown": 0.6}, Facts((40, 300), 90)))[3] != "contradicted"
+
+
+def test_clean_students_that_do_not_fall_back_on_it_are_no_proof_that_nothing_is_open() -> None:
+    verdict = _judge(CARRIED, Facts((40, 300), 0))
+    four = verdict["hypotheses"][3]
+    assert four["status"] == "undecided" and any("do not fall back on it" in line for line in four["against"])
+
+
 def test_no_cause_without_its_control() -> None:
     missing = CARRIED | {"shown": 0.02}
     missing.pop("random_drop")
