@@ -10,7 +10,7 @@ from sftfilter.report.figures import INK, QUIET, Plot, plot, safe
 
 SHADES = ("#edf3f7", "#84bbe0")
 """Of the least and the greatest value; ink is legible on every shade between them."""
-_FRAME, _ROW, _COLUMN = 90, 58, 64
+_FRAME, _ROW, _COLUMN = 90, 58, 60
 _WRAP = 20
 
 

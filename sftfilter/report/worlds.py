@@ -26,7 +26,7 @@ def write_worlds_page(folder: Path, results: Mapping[str, Any]) -> Path:
     """
     found = f.clean(results)
     confusion, variations = f.part(found, "confusion"), f.items(found, "variations")
-    grid = _grid(confusion)
+    grid = _grid(confusion, variations)
     view = provenance_of(found) | {
         "kind": "worlds",
         "headline": _headline(f.part(found, "shares"), len(variations)),
@@ -34,7 +34,7 @@ def write_worlds_page(folder: Path, results: Mapping[str, Any]) -> Path:
         "confusion_table": _confusion(confusion, variations),
         "statuses_table": _statuses(f.part(found, "statuses")),
         "variations_table": _variations(variations),
-        "told": f.part(found, "seeds"),
+        "told": {name: _span(seeds) for name, seeds in f.part(found, "seeds").items()},
         **dict.fromkeys(("students_table", "failed_table", "stopped_table")),
     }
     data = {"variations": [_line(one) for one in variations]}
@@ -47,16 +47,23 @@ def _headline(shares: Mapping[str, Any], count: int) -> list[dict[str, str]]:
     return [{"label": word, "value": f.percent(shares.get(word)), "note": note} for word, note in notes.items()]
 
 
-def _named(confusion: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """Verdicts, those that were planted first and in their order, so that the right ones lie on a diagonal."""
-    seen = dict.fromkeys(name for row in confusion.values() for name in row)
-    return [*(name for name in confusion if name in seen), *(name for name in seen if name not in confusion)]
+def _named(confusion: Mapping[str, Mapping[str, int]], variations: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Verdicts, those that are right of each planted cause first and in its order, so that they lie on a diagonal."""
+    right = Counter((one["planted"], one["named"]) for one in variations if one["judged"] == "right")
+    diagonal = [max(row, key=lambda name: right[planted, name]) for planted, row in confusion.items() if row]
+    return list(dict.fromkeys([*diagonal, *(name for row in confusion.values() for name in row)]))
 
 
-def _grid(confusion: Mapping[str, Mapping[str, int]]) -> Plot | None:
+def _span(seeds: Sequence[int]) -> str:
+    """`0 to 19`, or each of them."""
+    run = len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[0] + len(seeds)))
+    return f"{seeds[0]} to {seeds[-1]}" if run else ", ".join(map(str, seeds))
+
+
+def _grid(confusion: Mapping[str, Mapping[str, int]], variations: Sequence[Mapping[str, Any]]) -> Plot | None:
     if not confusion:
         return None
-    names = _named(confusion)
+    names = _named(confusion, variations)
     cells = {
         (planted, name): Shade(row[name] / sum(row.values()), [f"{row[name]} of {sum(row.values())}"])
         for planted, row in confusion.items()
@@ -68,7 +75,7 @@ def _grid(confusion: Mapping[str, Mapping[str, int]]) -> Plot | None:
 
 
 def _confusion(confusion: Mapping[str, Mapping[str, int]], variations: Sequence[Mapping[str, Any]]) -> Table:
-    names = _named(confusion)
+    names = _named(confusion, variations)
     judged = Counter((one["planted"], one["judged"]) for one in variations)
     rows = [
         [planted, *(f.count(row[name]) if name in row else "" for name in names),
