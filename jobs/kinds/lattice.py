@@ -64,10 +64,10 @@ class Interpolate(Settings):
     answer: Annotated[str | None, Field(pattern=r"\S", description="the trait-free answer that neutralises")] = None
     seed: Annotated[int, Field(ge=0, description="of the order in which prompts are taken")] = 0
     like_length: Annotated[
-        bool,
+        bool | Annotated[int, Field(gt=1)],
         Field(
             description="beside the whole subset dropped or swapped, as many other prompts with answers as long, without "
-            "which no claim is made (see gates.length_control)"
+            "which no claim is made (see gates.length_control); a number: of bins that lengths are matched in, default 10"
         ),
     ] = True
 

@@ -22,6 +22,7 @@ from jobs.foresight import foresee
 from jobs.kinds.generate import Generate
 from jobs.kinds.lattice import Corner, Lattice
 from jobs.lattice_cells import UNTRAINED, Part, answering, cell_name, cell_role, cells_of, list_lattice, parts_of
+from jobs.lattice_curves import shares_of
 from jobs.lattice_files import impossible
 from jobs.lattice_outcome import show_lattice, tables_of
 from jobs.lattice_readings import judge_lattice, role_cells
@@ -36,6 +37,7 @@ from sftfilter.report.lattice import write_lattice_page
 from sftfilter.report.lattice_plots import cells_plot
 from sftfilter.score_frame import score_frame
 from sftfilter.selectors import Selector, select
+from sftfilter.selectors.controls import LengthMatchedRandom
 from sftfilter.training_plan import TrainingPlan
 from tests.conftest import REPOSITORY, read_lines, write_lines
 
@@ -477,3 +479,13 @@ def test_tables_and_page_are_written(tmp_path: Path) -> None:
     assert "dilution line" in page and 'id="interpolation-0-0"' in page and 'id="interpolation-0-1"' in page
     page = write_lattice_page(tmp_path / "report", results | {"interpolation": []}).read_text()
     assert "The spec asks for none." in page
+
+
+@pytest.mark.parametrize(("given", "bins"), [("true", 10), ("3", 3)])
+def test_lengths_are_matched_in_as_many_bins_as_the_spec_says(given: str, bins: int) -> None:
+    spec = _lattice(f"interpolate.like_length={given}")
+    assert spec.interpolate
+    (found,) = (one for one in shares_of(spec, spec.interpolate).values() if isinstance(one, LengthMatchedRandom))
+    assert found.bins == bins
+    with pytest.raises(SpecError, match="like_length"):
+        _lattice("interpolate.like_length=-2")

@@ -190,9 +190,9 @@ def test_the_depression_study_runs(toy: Callable[..., dict[str, Any]], roomy_mod
     results = toy(
         "gemma-depression", ("gemma", "olmo"), base_model=roomy_model,
         prompts=f"{{kind: jsonl, path: {tmp_path / 'train.jsonl'}}}",
-        **{"scorers.distress": "{kind: length}", "traits.negative_emotion": _emotion(), "selectors.distressed.fraction": "0.25"},
+        **{"scorers.distress": "{kind: random}", "selectors.like-length.bins": "2", "traits.negative_emotion": _emotion(), "selectors.distressed.fraction": "0.25"},
     )  # fmt: skip
-    assert len(results["arms"]) == 9 and results["arms"][1]["rows"]["trained"] == 12
+    assert len(results["arms"]) == 11 and results["arms"][1]["rows"]["trained"] == 12
     assert any("graded by a stand-in: lexicon, not by a judge" in reason for reason in results["verdict"]["reasons"])
     filtered = next(arm for arm in results["arms"] if arm["name"] == "filtered")
     assert filtered["rows"]["dropped"] == 3
@@ -209,7 +209,7 @@ def test_the_lattice_runs(toy: Callable[..., dict[str, Any]], roomy_model: str, 
     results = toy(
         "deepmind-lattice", ("shows", "clean"), **{
             "bases.student": roomy_model, "prompts.olmo": f"{{kind: jsonl, path: {tmp_path / 'train.jsonl'}}}",
-            "scorers.doubt": "{kind: length}", "selectors.S.fraction": "0.34", "traits.date_confusion": _dates(tmp_path),
+            "scorers.doubt": "{kind: random}", "selectors.S.fraction": "0.34", "interpolate.like_length": "2", "traits.date_confusion": _dates(tmp_path),
             "traits.blackmail": "{kind: blackmail, max_tokens: 4, groups: {threatened: threatened}}",
             "traits.negative_emotion": _emotion(), "interpolate.modes": "[drop, swap]", "interpolate.fractions": "[0, 1]",
         },
