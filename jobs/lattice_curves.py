@@ -90,10 +90,9 @@ def shares_of(spec: Lattice, given: Interpolate) -> dict[str, Selector]:
         whole: RandomControl(kind="random", size_of=given.subset, match="prompts", seed=given.seed)
     }
     if like_length_of(spec, given)[0]:
-        bins = {} if given.like_length is True else {"bins": given.like_length}
-        made[_matched(given)] = LengthMatchedRandom(
-            kind="length_matched_random", size_of=given.subset, seed=given.seed, **bins
-        )
+        matched = LengthMatchedRandom(kind="length_matched_random", size_of=given.subset, seed=given.seed)
+        bins = matched.bins if given.like_length is True else given.like_length
+        made[_matched(given)] = matched.model_copy(update={"bins": bins})
     for fraction in given.fractions:
         if 0 < fraction < 1:
             for of in (given.subset, whole):
