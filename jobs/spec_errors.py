@@ -25,7 +25,7 @@ def problems(file: Path, tree: Any, data: Mapping[str, Any], error: ValidationEr
         spec: what it was validated as.
     """
     found = [*_with_valid_kinds(error, data, spec)]
-    return "\n".join(dict.fromkeys(_problem(file, tree, problem) for problem in found))
+    return "\n".join(dict.fromkeys(_problem(file, tree, data, problem) for problem in found))
 
 
 def place_of(tree: Any, location: Sequence[int | str]) -> tuple[int, str | None]:
@@ -69,8 +69,9 @@ def _entry(here: Any, part: int | str) -> Any:
     return here
 
 
-def _problem(file: Path, tree: Any, problem: Mapping[str, Any]) -> str:
-    node, line, shown = _walk(tree, problem["loc"])
+def _problem(file: Path, tree: Any, data: Mapping[str, Any], problem: Mapping[str, Any]) -> str:
+    node, line, _ = _walk(tree, problem["loc"])
+    shown = _keys(data, problem["loc"])
     location = [str(part) for part in problem["loc"]]
     context = problem.get("ctx") or {}
     message = problem["msg"].removeprefix("Value error, ")
@@ -122,6 +123,21 @@ def _unknown_kind(tag: str, expected: str) -> str:
     valid = [word.strip().strip("'") for word in expected.split(",")]
     found = "missing" if tag == _UNLIKELY else f"unknown kind '{tag}'{did_you_mean(tag, valid)}"
     return f"{found}; valid kinds: {', '.join(valid)}"
+
+
+def _keys(data: Any, location: Sequence[int | str]) -> list[str]:
+    """Keys of a location in what was validated: `--set` gives some that the file does not have."""
+    here, shown, fresh = data, [], True
+    for part in location:
+        if fresh and isinstance(here, dict) and here.get("kind") == part:
+            fresh = False
+            continue
+        if (isinstance(here, dict) and part in here) or (
+            isinstance(here, list) and isinstance(part, int) and part < len(here)
+        ):
+            here, fresh = here[part], True
+            shown.append(str(part))
+    return shown
 
 
 def _walk(tree: Any, location: Sequence[int | str]) -> tuple[Any, int, list[str]]:

@@ -487,5 +487,5 @@ def test_lengths_are_matched_in_as_many_bins_as_the_spec_says(given: str, bins: 
     assert spec.interpolate
     (found,) = (one for one in shares_of(spec, spec.interpolate).values() if isinstance(one, LengthMatchedRandom))
     assert found.bins == bins
-    with pytest.raises(SpecError, match="greater than 1"):
+    with pytest.raises(SpecError, match=r"lattice\.yaml:\d+: interpolate\.like_length: .* greater than 1"):
         _lattice("interpolate.like_length=-2")
