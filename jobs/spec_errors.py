@@ -132,10 +132,9 @@ def _keys(data: Any, location: Sequence[int | str]) -> list[str]:
         if fresh and isinstance(here, dict) and here.get("kind") == part:
             fresh = False
             continue
-        if (isinstance(here, dict) and part in here) or (
-            isinstance(here, list) and isinstance(part, int) and part < len(here)
-        ):
-            here, fresh = here[part], True
+        there = here.get(part, here) if isinstance(here, dict) else _entry(here, part)
+        if there is not here:
+            here, fresh = there, True
             shown.append(str(part))
     return shown
 
