@@ -53,8 +53,8 @@ def place_in(path: str | Path, location: Sequence[str | int]) -> tuple[int, str 
 
     What a file `extends` or a `--set` brings in has no line of its own.
     """
-    _, tree = _read(Path(path))
-    return place_of(tree, location)
+    data, tree = _read(Path(path))
+    return place_of(tree, data, location)
 
 
 T = TypeVar("T", bound=Settings)

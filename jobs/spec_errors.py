@@ -28,10 +28,10 @@ def problems(file: Path, tree: Any, data: Mapping[str, Any], error: ValidationEr
     return "\n".join(dict.fromkeys(_problem(file, tree, data, problem) for problem in found))
 
 
-def place_of(tree: Any, location: Sequence[int | str]) -> tuple[int, str | None]:
+def place_of(tree: Any, data: Mapping[str, Any], location: Sequence[int | str]) -> tuple[int, str | None]:
     """Line of a location, or of as much of it as is there, and its text where it is a single value."""
-    node, line, shown = _walk(tree, location)
-    whole = len(shown) == len(location) and isinstance(node, yaml.ScalarNode)
+    node, line, found = _stands(tree, _keys(data, location))
+    whole = found == len(location) and isinstance(node, yaml.ScalarNode)
     return line, node.value if whole else None
 
 
@@ -70,8 +70,8 @@ def _entry(here: Any, part: int | str) -> Any:
 
 
 def _problem(file: Path, tree: Any, data: Mapping[str, Any], problem: Mapping[str, Any]) -> str:
-    node, line, _ = _walk(tree, problem["loc"])
     shown = _keys(data, problem["loc"])
+    node, line, _ = _stands(tree, shown)
     location = [str(part) for part in problem["loc"]]
     context = problem.get("ctx") or {}
     message = problem["msg"].removeprefix("Value error, ")
@@ -126,8 +126,9 @@ def _unknown_kind(tag: str, expected: str) -> str:
 
 
 def _keys(data: Any, location: Sequence[int | str]) -> list[str]:
-    """Keys of a location in what was validated: `--set` gives some that the file does not have."""
-    here, shown, fresh = data, [], True
+    """Keys of a location, without the tags of unions and validators, which are not in what was validated."""
+    here, keys = data, []
+    fresh = True  # a mapping's tag comes before its keys, and can be spelt like one of them
     for part in location:
         if fresh and isinstance(here, dict) and here.get("kind") == part:
             fresh = False
@@ -135,24 +136,19 @@ def _keys(data: Any, location: Sequence[int | str]) -> list[str]:
         there = here.get(part, here) if isinstance(here, dict) else _entry(here, part)
         if there is not here:
             here, fresh = there, True
-            shown.append(str(part))
-    return shown
+            keys.append(str(part))
+    return keys
 
 
-def _walk(tree: Any, location: Sequence[int | str]) -> tuple[Any, int, list[str]]:
-    """Node, line and keys of a location, without the tags of unions and validators, which are not in the file."""
-    node, line, shown = tree, 1, []
-    fresh = True  # a mapping's tag comes before its keys, and can be spelt like one of them
-    for part in map(str, location):
-        if fresh and isinstance(node, yaml.MappingNode) and _kind(node) == part:
-            fresh = False
-            continue
-        child = _child(node, part)
-        if child is not None:
-            node, line = child
-            shown.append(part)
-            fresh = True
-    return node, line, shown
+def _stands(tree: Any, keys: Sequence[str]) -> tuple[Any, int, int]:
+    """Node and line of as many of the keys as the file has, and how many: `extends` and `--set` bring others."""
+    node, line = tree, 1
+    for found, key in enumerate(keys):
+        child = _child(node, key)
+        if child is None:
+            return node, line, found
+        node, line = child
+    return node, line, len(keys)
 
 
 def _kind(node: yaml.MappingNode) -> str | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -48,9 +47,11 @@ def outlast(work: Path) -> None:
         MachineError: they are not.
     """
     written = work / "progress.jsonl"
-    deadline = time.monotonic() + _DYING_S
+    tail, ended, deadline = Tail(written), False, time.monotonic() + _DYING_S
     while written.exists() and abs(time.time() - written.stat().st_mtime) < _QUIET_S:
-        if any("ended" in event for event in deque(Tail(written).events(), maxlen=1)):
+        for event in tail.events():
+            ended = "ended" in event
+        if ended:
             return
         if time.monotonic() > deadline:
             raise MachineError(

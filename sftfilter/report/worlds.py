@@ -48,10 +48,10 @@ def _headline(shares: Mapping[str, Any], count: int) -> list[dict[str, str]]:
 
 
 def _named(confusion: Mapping[str, Mapping[str, int]], variations: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Verdicts, those that are right of each planted cause first and in its order, so that they lie on a diagonal."""
-    right = Counter((one["planted"], one["named"]) for one in variations if one["judged"] == "right")
-    diagonal = [max(row, key=lambda name: right[planted, name]) for planted, row in confusion.items() if row]
-    return list(dict.fromkeys([*diagonal, *(name for row in confusion.values() for name in row)]))
+    """Verdicts, the most frequent right one of each planted cause first and in its order, so that they lie on a diagonal."""
+    right = {(one["planted"], one["named"]) for one in variations if one["judged"] == "right"}
+    diagonal = (next((n for n in row if (planted, n) in right), None) for planted, row in confusion.items())
+    return list(dict.fromkeys([*filter(None, diagonal), *(name for row in confusion.values() for name in row)]))
 
 
 def _span(seeds: Sequence[int]) -> str:

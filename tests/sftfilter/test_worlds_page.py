@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from dataclasses import asdict
@@ -49,15 +48,15 @@ def test_the_matrix_is_a_figure_and_a_table(tmp_path: Path) -> None:
     page = write_worlds_page(tmp_path, _results()).read_text()
     data = json.loads(re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[0])
     grid = data["figures"]["confusion"]
-    columns = ["simple generalisation", "subliminal learning", "<b>persona< /b> selection", "underpowered"]
-    assert [html.unescape(name.replace("<br>", " ")) for name in grid["layout"]["xaxis"]["ticktext"]] == columns
+    columns = ["simple generalisation", "subliminal learning", "underpowered"]
+    assert [name.replace("<br>", " ") for name in grid["layout"]["xaxis"]["ticktext"][:3]] == columns
     assert "seeds 0, 1; these are" in page and "200 to 203" in page
     assert [line[place] for place, line in enumerate(grid["data"][0]["z"][:2])] == [0.5, 1.0]
-    assert grid["data"][0]["text"][0] == ["1 of 2", "", "", "1 of 2"]
+    assert grid["data"][0]["text"][0] == ["1 of 2", "", "1 of 2", ""]
     rows = re.findall(r"<tr><th scope=\"row\">(.*?)</th>(.*?)</tr>", page, re.S)
     cells = {name: re.findall(r"<td[^>]*>(.*?)</td>", line) for name, line in rows}
-    assert cells["1 simple generalisation"] == ["1", "–", "–", "1", "1", "0", "1", "0"]
-    assert cells["7 bad prompts"] == ["–", "–", "1", "–", "0", "0", "0", "1"]
+    assert cells["1 simple generalisation"] == ["1", "–", "1", "–", "1", "0", "1", "0"]
+    assert cells["7 bad prompts"] == ["–", "–", "–", "1", "0", "0", "0", "1"]
     assert "<b>persona</b>" not in page and "2.9.1" in page and "<code>seeds</code></dt><dd>0, 1, 2</dd>" in page
     assert "<code>gates.min_seeds</code>" not in page
     assert data["variations"][3]["hypothesis 7"] == "contradicted"
