@@ -18,13 +18,13 @@ MOST = 4
 
 
 @contextmanager
-def attempt(folder: Path, name: str, pool: str) -> Iterator[None]:
+def attempt(folder: Path, name: str, remedy: str) -> Iterator[None]:
     """Count an attempt for as long as the block has not ended.
 
     Args:
         folder: of this run, on a disk that all nodes share.
         name: what is attempted, as a person should read it.
-        pool: the spec's field that says how many of them there are, and how much each does at a time.
+        remedy: what a person can do when processes die of it.
 
     Raises:
         MachineError: as many processes as `MOST` have died in it.
@@ -37,8 +37,7 @@ def attempt(folder: Path, name: str, pool: str) -> Iterator[None]:
         if died >= MOST:
             raise MachineError(
                 f"{died} worker processes died one after the other while {name}: out of memory, or a crash in native "
-                f"code (the system's log says which). Lower `{pool}.batch` or `{pool}.max_actors`, or take the row out, "
-                "and run again; finished work is kept"
+                f"code (the system's log says which): {remedy}"
             )
     try:
         yield

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sftfilter.actor_failures import raise_failure, with_failure
 from sftfilter.artifacts import Artifact, Store
 from sftfilter.errors import SftfilterError
-from sftfilter.filter_actor import raise_failure
 from sftfilter.generated import ATTEMPTS, Drawn, asked, generated_table, write_generated
 from sftfilter.journal import Journal, journal_folder
 
@@ -26,7 +26,7 @@ _ROUNDS = 8
 
 
 class EndpointAnswerer:
-    """Ray Data actor: prompts in, rows of `generated_table` out. An error of ours travels as a value (`raise_failure`)."""
+    """Ray Data actor: prompts in, rows of `generated_table` out."""
 
     def __init__(self, drawn: Drawn, teacher: EndpointTeacher, journal: str) -> None:
         from sftfilter.endpoint.client import BlockingClient
@@ -40,8 +40,6 @@ class EndpointAnswerer:
             self.failure = error
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        import pyarrow as pa
-
         rows: list[dict[str, Any]] = []
         try:
             if self.failure:
@@ -49,11 +47,7 @@ class EndpointAnswerer:
             rows = self._answer(batch.to_pylist())
         except SftfilterError as error:
             self.failure = error
-        table = generated_table([{}] if self.failure else rows)
-        why = [(type(self.failure).__name__, str(self.failure)) if self.failure else (None, None)] * table.num_rows
-        names, texts = zip(*why, strict=True)
-        table = table.append_column("failure", pa.array(names, pa.string()))
-        return table.append_column("why", pa.array(texts, pa.string()))
+        return with_failure(generated_table([{}] if self.failure else rows), self.failure)
 
     def _answer(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         from sftfilter.endpoint.replies import Answer

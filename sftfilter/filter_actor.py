@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sftfilter import errors, run_log
+from sftfilter import run_log
+from sftfilter.actor_failures import with_failure
 from sftfilter.attempts import attempt
 from sftfilter.errors import DataError, SftfilterError
 from sftfilter.row_units import UnitReader, describe
@@ -19,14 +20,11 @@ if TYPE_CHECKING:
     from sftfilter.scorers.contract import LoadedScorer, Scored, ScorerSettings
 
 _LOGGER = logging.getLogger(__name__)
-POOL = "scoring_pool"
+REMEDY = "lower `scoring_pool.batch` or `scoring_pool.max_actors`, or take the row out, and run again; what is scored is kept"
 
 
 class FilterActor:
-    """Scores units of work (see `row_units`). A row that cannot be scored gets an error, never a zero.
-
-    An error of ours travels as a value: Ray would wrap one that is raised, and start an actor anew whose start failed.
-    """
+    """Scores units of work (see `row_units`). A row that cannot be scored gets an error, never a zero."""
 
     def __init__(
         self,
@@ -53,7 +51,7 @@ class FilterActor:
             torch.set_num_threads(threads or os.cpu_count() or 1)
         try:
             actor = ray.get_runtime_context().get_actor_id()
-            with attempt(self.run, f"loading {type(scorer).__name__} in actor {actor}", POOL):
+            with attempt(self.run, f"loading {type(scorer).__name__} in actor {actor}", REMEDY):
                 self.scorer = scorer.load(Path(prepared), device)
             _LOGGER.info("%s is loaded", type(scorer).__name__, extra={"device": device})
         except SftfilterError as error:
@@ -68,7 +66,7 @@ class FilterActor:
         try:
             if self.failure:
                 raise self.failure
-            with attempt(self.run, f"scoring {describe(unit)}", POOL):
+            with attempt(self.run, f"scoring {describe(unit)}", REMEDY):
                 batch = self.rows.read(unit)
                 began = time.perf_counter()
                 scored = score_rows(self.scorer, batch)
@@ -78,16 +76,7 @@ class FilterActor:
         except SftfilterError as error:
             self.failure = error  # what is still queued for this actor would fail alike
             _LOGGER.error("%s", error)
-        failure = [type(self.failure).__name__, str(self.failure)] if self.failure else [None, None]
-        said = {"failure": pa.array(failure[:1], pa.string()), "why": pa.array(failure[1:], pa.string())}
-        return pa.table({"rows": [rows], "seconds": [seconds], **said})
-
-
-def raise_failure(done: pa.Table) -> None:
-    """Raise, with its own class, the error that an actor reported."""
-    for name, why in zip(done["failure"].to_pylist(), done["why"].to_pylist(), strict=True):
-        if name:
-            raise getattr(errors, name, SftfilterError)(why)
+        return with_failure(pa.table({"rows": [rows], "seconds": [seconds]}), self.failure)
 
 
 def score_rows(scorer: LoadedScorer, batch: pa.Table) -> dict[str, pa.ChunkedArray]:

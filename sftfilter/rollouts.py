@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sftfilter.actor_failures import raise_failure, with_failure
 from sftfilter.artifacts import Artifact, Store, write_table
 from sftfilter.attempts import attempt
 from sftfilter.errors import DataError, SftfilterError
-from sftfilter.filter_actor import raise_failure
 from sftfilter.generation import Generation, Pool
 from sftfilter.schema import QUARANTINE, ROLLOUTS, rollout_id, row_seed
 
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from sftfilter.chat_format import ChatFormat
 
 VERSION = 4
-POOL = "generation_pool"
+_REMEDY = (
+    "lower `generation_pool.batch` or `generation_pool.max_actors`, or take the prompt out, and run again; finished stages "
+    "are kept"
+)
 _RETRIES = 3
 _ROUNDS = 4
 """Sequences that an actor is handed, for each that the engine writes at a time: it sorts them by length."""
@@ -32,15 +35,11 @@ def _columns() -> pa.Schema:
     """What is added to prompts."""
     import pyarrow as pa
 
-    texts = [pa.field(name, pa.string()) for name in ("completion", "finish_reason", "failure", "why")]
-    return pa.schema([*texts, pa.field("seed", pa.int64())])
+    return pa.schema([("completion", pa.string()), ("finish_reason", pa.string()), ("seed", pa.int64())])
 
 
 class Answerer:
-    """Ray Data actor: a batch of prompts in, the same rows with the model's answers out.
-
-    An error of ours travels as a value (`filter_actor.raise_failure`).
-    """
+    """Ray Data actor: a batch of prompts in, the same rows with the model's answers out."""
 
     def __init__(
         self, folder: str, system_prompt: str | None, generation: dict[str, Any], pool: dict[str, Any], run: str
@@ -55,7 +54,7 @@ class Answerer:
         settings = Pool.model_validate(pool)
         torch.set_num_threads(settings.threads or os.cpu_count() or 1)
         try:
-            with attempt(self.run, f"loading the teacher in actor {ray.get_runtime_context().get_actor_id()}", POOL):
+            with attempt(self.run, f"loading the teacher in actor {ray.get_runtime_context().get_actor_id()}", _REMEDY):
                 self._load(folder, system_prompt, settings)
         except SftfilterError as error:
             self.failure = error
@@ -77,16 +76,13 @@ class Answerer:
             if self.failure:
                 raise self.failure
             first = rows[0]["prompt_id"] if rows else "none"
-            with attempt(self.run, f"answering {len(rows)} prompts, {first} first", POOL):
+            with attempt(self.run, f"answering {len(rows)} prompts, {first} first", _REMEDY):
                 rows = self._answered(rows)
         except SftfilterError as error:
             self.failure = error  # what is still queued for this actor would fail alike
-        said = (type(self.failure).__name__, str(self.failure)) if self.failure else (None, None)
-        told = dict(zip(("failure", "why"), said, strict=True))
         for field in _columns():
-            column = pa.array([(told | row).get(field.name) for row in rows], field.type)
-            batch = batch.append_column(field, column)
-        return batch
+            batch = batch.append_column(field, pa.array([row.get(field.name) for row in rows], field.type))
+        return with_failure(batch, self.failure)
 
     def _answered(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         pending = list(range(len(rows)))

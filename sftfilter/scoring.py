@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from sftfilter import run_log
+from sftfilter.actor_failures import raise_failure
 from sftfilter.artifacts import Artifact, Store
 from sftfilter.attempts import attempt
 from sftfilter.config import Settings, stable_hash
 from sftfilter.errors import DataError, MachineError, SftfilterError
-from sftfilter.filter_actor import POOL, FilterActor, raise_failure
+from sftfilter.filter_actor import REMEDY, FilterActor
 from sftfilter.growth import grows
 from sftfilter.row_units import cut, row_count, row_ids
 from sftfilter.schema import SCORES
@@ -152,7 +153,7 @@ def _prepare_there(scorer: ScorerSettings, folder: str, device: str, threads: in
     import torch
 
     torch.set_num_threads(threads or os.cpu_count() or 1)
-    with attempt(Path(folder), f"preparing {type(scorer).__name__}", POOL):
+    with attempt(Path(folder), f"preparing {type(scorer).__name__}", REMEDY):
         scorer.prepare(Path(folder), device)
 
 

@@ -69,5 +69,5 @@ def test_a_prompt_that_kills_its_actor_ends_the_run(
     with local_ray(worker_env(), cpus=2):
         with pytest.raises(MachineError, match=rf"{MOST} worker processes died .* while answering \d+ prompts") as said:
             answered([*"abcdefgh", DEADLY])
-        assert "Lower `generation_pool.batch` or `generation_pool.max_actors`" in str(said.value)
+        assert "lower `generation_pool.batch` or `generation_pool.max_actors`" in str(said.value)
         assert answered([*"abcdefgh"]) == [*"abcdefgh"]
