@@ -94,9 +94,9 @@ class BetweenSteps:
         return self.exports is not None and 0 < number < self.steps and number % self.exports.wanted.every_steps == 0
 
     def _export(self, student: Student, losses: list[float]) -> None:
-        with student.whole_weights():
-            if self.exports and dist.get_rank() == 0:
-                self.exports.start(student.model, len(losses), losses)
+        weights = student.weights(kept=True)
+        if self.exports and dist.get_rank() == 0:
+            self.exports.start(student.model, weights, len(losses), losses)
 
     def _settle(self, student: Student, losses: list[float]) -> None:
         """Wait until the last export is written, and have it asked if that is still to be done.

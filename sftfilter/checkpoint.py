@@ -28,6 +28,7 @@ _SHARED = (
 
 def save_student(
     model: Any,
+    weights: Mapping[str, Tensor],
     chat: ChatFormat,
     folder: Path,
     job: Mapping[str, Any],
@@ -37,6 +38,10 @@ def save_student(
 ) -> dict[str, Any]:
     """Write the checkpoint into `folder`; answers what the artifact's marker records.
 
+    Args:
+        model: its adapters whole.
+        weights: see `Student.weights`.
+
     Raises:
         TrainingError: what was written is not what was trained, tensor by tensor.
     """
@@ -44,8 +49,7 @@ def save_student(
         model.save_pretrained(folder / ADAPTER, safe_serialization=True)
         (folder / ADAPTER / "README.md").unlink(missing_ok=True)
         check_export(folder / ADAPTER, _adapter_weights(model))
-    precision = job["settings"]["precision"]
-    write_model(model, merged_weights(model, precision), chat, folder)
+    write_model(model, weights, chat, folder)
     (folder / "losses.json").write_text(json.dumps(losses))
     meta = {
         "model_hash": weights_hash(folder),
@@ -73,6 +77,15 @@ def merged_weights(model: Any, precision: Literal["bf16", "fp32"]) -> dict[str, 
         precision: of the result; where the CPU has no bfloat16 units, the model is trained in float32 and rounded here.
     """
     return _rounded(_merged(model), precision)
+
+
+def copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """In the host's memory; tensors that are one stay one."""
+    copies: dict[int, Tensor] = {}
+    for tensor in weights.values():
+        if tensor.data_ptr() not in copies:
+            copies[tensor.data_ptr()] = tensor.detach().to("cpu", copy=True)
+    return {name: copies[tensor.data_ptr()] for name, tensor in weights.items()}
 
 
 def _adapter_weights(model: Any) -> Mapping[str, Tensor]:

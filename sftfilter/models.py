@@ -132,8 +132,11 @@ def _hash_of(path: str, size: int, modified: int, inode: int) -> str:  # noqa: A
     return file_hash(path)
 
 
-def load_model(folder: str, dtype: str = "bfloat16", device: str = "cpu", **options: Any) -> PreTrainedModel:
+def load_model(folder: str, dtype: str = "bfloat16", device: str | None = "cpu", **options: Any) -> PreTrainedModel:
     """A causal LM from safetensors, never with remote code. `dtype` is a torch dtype's name.
+
+    Args:
+        device: to move it to; None leaves it where it was loaded.
 
     Raises:
         DataError: a file is damaged, or weights are missing (which transformers would draw at random).
@@ -160,7 +163,8 @@ def load_model(folder: str, dtype: str = "bfloat16", device: str = "cpu", **opti
             f"model folder '{folder}' lacks {len(missing)} of the model's weights, such as {missing[0]}: it is not a "
             "whole checkpoint"
         )
-    model.to(device)  # pyright: ignore[reportArgumentType]
+    if device is not None:
+        model.to(device)  # pyright: ignore[reportArgumentType]
     return model
 
 

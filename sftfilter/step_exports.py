@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from sftfilter.checkpoint import merged_weights, write_model
+from sftfilter.checkpoint import write_model
 from sftfilter.models import weights_hash
 from sftfilter.step_asking import FACTS, step_folder
 from sftfilter.step_ranking import add_exports, best_exports, whole_exports
@@ -33,13 +33,10 @@ class StepExports:
         key: the student's; what an interrupted run left under it is kept.
     """
 
-    def __init__(
-        self, wanted: Exports, folder: Path, key: str, chat: ChatFormat, precision: Literal["bf16", "fp32"]
-    ) -> None:
+    def __init__(self, wanted: Exports, folder: Path, key: str, chat: ChatFormat) -> None:
         self.wanted, self.chat = wanted, chat
         self._at = partial(step_folder, folder, key)
         self.folder = folder / key
-        self.precision: Literal["bf16", "fp32"] = precision
         self._writer = ThreadPoolExecutor(1, "export")
         self._pending: Future[int] | None = None
 
@@ -57,10 +54,9 @@ class StepExports:
         """Whether the export of a step is there."""
         return (self._at(step) / FACTS).exists()
 
-    def start(self, model: Any, step: int, losses: list[float]) -> None:
-        """Copy whole (gathered) weights and begin to write them; the copy before must have been written."""
+    def start(self, model: Any, weights: Mapping[str, torch.Tensor], step: int, losses: list[float]) -> None:
+        """Begin to write weights that nobody changes; those before must have been written."""
         self.finish()
-        weights = _copied(merged_weights(model, self.precision))
         since = losses[-self.wanted.every_steps :]
         facts = {"step": step, "loss": sum(since) / len(since)}
         self._pending = self._writer.submit(self._write, model, weights, facts)
@@ -95,12 +91,3 @@ class StepExports:
             for worse in set(there) - set(best_exports(there, self.wanted)):
                 shutil.rmtree(worse)
         return facts["step"]
-
-
-def _copied(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """In the host's memory; tensors that are one stay one."""
-    copies: dict[int, torch.Tensor] = {}
-    for tensor in weights.values():
-        if tensor.data_ptr() not in copies:
-            copies[tensor.data_ptr()] = tensor.detach().to("cpu", copy=True)
-    return {name: copies[tensor.data_ptr()] for name, tensor in weights.items()}

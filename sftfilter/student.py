@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import deepspeed
 import torch
@@ -14,10 +14,12 @@ import torch.distributed as dist
 from ray.train.torch import get_device
 
 from sftfilter.chat_format import ChatFormat
+from sftfilter.checkpoint import copied, merged_weights
 from sftfilter.deepspeed_config import deepspeed_config
 from sftfilter.llama_loss import is_known
 from sftfilter.lower_states import LowerStates
 from sftfilter.packed import Row, keeps_rows_apart, packed_loss_sum, tree_loss_sum
+from sftfilter.sharded import collected_weights
 from sftfilter.training_plan import split_step
 from sftfilter.training_settings import Execution, Lora, TrainingSettings
 from sftfilter.warm_base import WarmBase, first_trained, with_adapters
@@ -48,6 +50,7 @@ class Student:
         self.execution = execution
         self.device = training_device(execution)
         self.chat = chat
+        self.precision: Literal["bf16", "fp32"] = settings.precision
         self.micro_batch: list[int] = []  # what of the step's rows is being computed, for whoever reports a failure
         self.bad_rows: list[int] = []  # rows of the last step's micro-batches whose loss was not finite
         self.gradient_norm = 0.0  # of the last step, over all workers, before it was clipped
@@ -55,6 +58,8 @@ class Student:
         self.base = warm or WarmBase(base, execution, self.device)
         torch.manual_seed(seed)
         model = self.base.lend(settings)
+        if execution.zero_stage == 3:
+            torch.manual_seed(seed)  # loading in parts draws numbers on its way
         self.keeps_below = False  # what enters the lowest trained layer is computed once for a row
         self.loss_sum = self._way(model, settings, states_at)
         bf16 = model.dtype == torch.bfloat16
@@ -150,11 +155,25 @@ class Student:
             torch.cuda.synchronize(self.device)
         self.spent[what] += time.perf_counter() - began
 
+    def weights(self, kept: bool = False) -> dict[str, torch.Tensor]:
+        """Whole weights under the base model's names, adapters merged; on rank 0, nothing elsewhere. All ranks call it.
+
+        Args:
+            kept: as copies in the host's memory, which training does not change.
+        """
+        if self.execution.zero_stage == 3:
+            return collected_weights(self.model, self.precision)
+        if dist.get_rank() != 0:
+            return {}
+        weights = merged_weights(self.model, self.precision)
+        return copied(weights) if kept else weights
+
     @contextmanager
-    def whole_weights(self) -> Iterator[None]:
-        """While it lasts, every rank holds whole weights (ZeRO-3 shards them). All ranks enter it."""
-        sharded = list(self.model.parameters()) if self.execution.zero_stage == 3 else []
-        with deepspeed.zero.GatheredParameters(sharded, enabled=bool(sharded)):
+    def whole_adapters(self) -> Iterator[None]:
+        """While it lasts, every rank holds whole adapters, if there are any (ZeRO 3 shards them). All ranks enter it."""
+        adapters = hasattr(self.model, "peft_config") and self.execution.zero_stage == 3
+        parts = [p for p in self.model.parameters() if p.requires_grad] if adapters else []
+        with deepspeed.zero.GatheredParameters(parts, enabled=bool(parts)):
             yield
 
     def close(self) -> None:

@@ -202,7 +202,7 @@ def _train_arm(
         if not student.packs:
             log.note("rows are computed one at a time: in this model's layers, packed rows would see each other")
     wanted = arm.settings.exports
-    exports = StepExports(wanted, work / EXPORTS, arm.key, chat, arm.settings.precision) if wanted else None
+    exports = StepExports(wanted, work / EXPORTS, arm.key, chat) if wanted else None
     between = BetweenSteps(arm.key, arm.name, len(arm.plan), arm.settings, exports, config["asks"], work, watchdog.beat)
     try:
         if found:
@@ -215,9 +215,10 @@ def _train_arm(
         if log:
             log.close()
     watchdog.other(f"writing {arm.name}")
-    with student.whole_weights():
+    weights = student.weights()
+    with student.whole_adapters():
         if dist.get_rank() == 0:
-            _export(student, chat, store, job, config, losses, time.monotonic() - began, exports)
+            _export(student, weights, chat, store, job, config, losses, time.monotonic() - began, exports)
     student.close()
     dist.barrier()
     took = round(time.monotonic() - began, 2)
@@ -227,6 +228,7 @@ def _train_arm(
 
 def _export(
     student: Student,
+    weights: Mapping[str, torch.Tensor],
     chat: ChatFormat,
     store: Store,
     job: Mapping[str, Any],
@@ -239,7 +241,7 @@ def _export(
     folder = begin_unranked(exports.folder) if exports and unranked else store.begin(STAGE, job["key"])
     try:
         with disk_errors(store.root):
-            meta = save_student(student.model, chat, folder, job, config, losses, seconds)
+            meta = save_student(student.model, weights, chat, folder, job, config, losses, seconds)
             if unranked:
                 set_aside(folder, meta)
                 return

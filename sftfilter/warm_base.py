@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from sftfilter.arithmetic import arithmetic
-from sftfilter.deepspeed_config import attention
+from sftfilter.deepspeed_config import attention, deepspeed_config
 from sftfilter.errors import TrainingError
 from sftfilter.llama_loss import is_known, quicken
 from sftfilter.models import load_model
+from sftfilter.sharded import loaded_in_parts
 from sftfilter.training_settings import Execution, Lora, TrainingSettings
 from sftfilter.utilisation import product_rate
 
@@ -36,7 +37,11 @@ class WarmBase:
         if idle and idle[0] == dtype and isinstance(settings.method, Lora):
             return idle[1]
         way = attention(self.execution, dtype == "bfloat16", find_spec("flash_attn") is not None)
-        model = load_model(self.folder, dtype, str(self.device), attn_implementation=way)
+        if self.execution.zero_stage == 3:
+            with loaded_in_parts(deepspeed_config(settings, self.execution, bf16=dtype == "bfloat16")):
+                model = load_model(self.folder, dtype, None, attn_implementation=way)
+        else:
+            model = load_model(self.folder, dtype, str(self.device), attn_implementation=way)
         model.config.use_cache = False
         if self.device.type == "cpu" and self.execution.zero_stage < 3 and is_known(model):
             quicken(model)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sftfilter.chat_format import ChatFormat
-from sftfilter.checkpoint import ADAPTER_WEIGHTS, check_export, save_student
+from sftfilter.checkpoint import ADAPTER_WEIGHTS, check_export, merged_weights, save_student
 from sftfilter.errors import TrainingError
 from sftfilter.models import load_model, load_tokenizer
 from sftfilter.training_settings import Lora
@@ -104,11 +104,11 @@ def test_an_adapter_that_differs_is_refused(
 
     monkeypatch.setattr(model, "save_pretrained", written_badly)
     with pytest.raises(TrainingError, match=r"adapter.*q_proj.* is (not what was trained|missing)"):
-        save_student(model, chat, tmp_path, JOB, CONFIG, [1.0], 1.0)
+        save_student(model, merged_weights(model, "fp32"), chat, tmp_path, JOB, CONFIG, [1.0], 1.0)
 
 
 def test_the_card_says_where_a_student_comes_from(model: Any, chat: ChatFormat, tmp_path: Path) -> None:
-    meta = save_student(model, chat, tmp_path, JOB, CONFIG, [2.0, 1.0], 1.0)
+    meta = save_student(model, merged_weights(model, "fp32"), chat, tmp_path, JOB, CONFIG, [2.0, 1.0], 1.0)
     card = (tmp_path / "README.md").read_text()
     told = {name: meta[name] for name in ("model_hash", "format_hash", "base_hash", "plan_hash", "data_hash", "seed")}
     for fact, value in (told | JOB["labels"]).items():
