@@ -19,14 +19,18 @@ from tests.browser import BROWSER, Browser
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Ray's workers would run at nice 15, starved by whatever test runs beside them in the other pytest worker.
 os.environ.setdefault("RAY_worker_niceness", "0")
-# Threads that wait for each other by spinning take the cores from the test beside them.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Ray reads these once, when it is first imported.
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 REPOSITORY = Path(__file__).parent.parent
 PROMPT_FILES = REPOSITORY / "jobs" / "specs" / "prompts"
+
+
+def pytest_configure() -> None:
+    """Threads that wait for each other by spinning take the cores from the test beside them. Benchmarks, which import
+    this module and run alone, shall spin as users' runs do."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @pytest.fixture

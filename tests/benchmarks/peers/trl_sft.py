@@ -36,7 +36,7 @@ if __name__ == "__main__":
     with open(wanted["rows"]) as file:
         rows = [json.loads(line) for line in file]
     model = AutoModelForCausalLM.from_pretrained(
-        wanted["model"], dtype=torch.float32, attn_implementation=wanted["attention"]
+        wanted["model"], dtype=getattr(torch, wanted["weights"]), attn_implementation=wanted["attention"]
     )
     model.config.use_cache = False
     tokenizer = AutoTokenizer.from_pretrained(wanted["model"])
@@ -49,8 +49,9 @@ if __name__ == "__main__":
                 output_dir=folder,
                 use_cpu=True,
                 ddp_backend="gloo" if wanted["workers"] > 1 else None,
-                bf16=wanted["bf16"],
-                per_device_train_batch_size=wanted["batch"] // wanted["workers"],
+                bf16=wanted["autocast"],
+                per_device_train_batch_size=wanted["batch"] // wanted["workers"] // wanted["halves"],
+                gradient_accumulation_steps=wanted["halves"],
                 max_steps=wanted["steps"],
                 learning_rate=5e-4,
                 lr_scheduler_type="linear",
