@@ -154,8 +154,8 @@ class Case:
         return {name: tensor.detach().clone() for name, tensor in merged.state_dict().items()}, first
 
 
-def tiny_llama(folder: Path, chat: ChatFormat, context: int = 256) -> str:
-    """A random two-layer model with the chat format's tokenizer; odd sizes, so that shards are uneven."""
+def tiny_llama(folder: Path, chat: ChatFormat, context: int = 256, layers: int = 2) -> str:
+    """A random model with the chat format's tokenizer; odd sizes, so that shards are uneven."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
@@ -163,7 +163,7 @@ def tiny_llama(folder: Path, chat: ChatFormat, context: int = 256) -> str:
         vocab_size=len(chat.tokenizer),
         hidden_size=24,
         intermediate_size=50,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=3,
         num_key_value_heads=1,
         max_position_embeddings=context,

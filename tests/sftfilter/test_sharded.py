@@ -17,7 +17,7 @@ from tests.training_case import tiny_llama
 
 
 def test_two_workers_hold_half_each_from_loading_to_export(tiny_chat_model: Path, tmp_path: Path) -> None:
-    model = tiny_llama(tmp_path / "model", ChatFormat(load_tokenizer(str(tiny_chat_model)), "Be brief."))
+    model = tiny_llama(tmp_path / "model", ChatFormat(load_tokenizer(str(tiny_chat_model)), "Be brief."), layers=4)
     for worker in _two_workers([model, str(tmp_path)]):
         for method, told in worker.items():
             assert told["part"] < 0.52 * told["all"], method
