@@ -20,6 +20,7 @@ from jobs.kinds.job import JobSpec
 from jobs.run_lock import hold_run
 from jobs.run_record import RunRecord
 from jobs.spec import load_spec
+from sftfilter.allocator import allocator_env
 from sftfilter.disk import disk_errors
 from sftfilter.errors import MachineError, SftfilterError
 from sftfilter.extension_lock import clear_stale_locks, extensions_dir
@@ -40,11 +41,7 @@ def worker_env() -> dict[str, str]:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TRANSFORMERS_VERBOSITY": "error",
         "DEEPSPEED_LOG_LEVEL": "error",
-        # glibc gives large blocks back to the kernel and faults them in again; a process that keeps them trains all
-        # weights 1.7 times as fast. Only its first arena keeps any, and threads have others: training is in a thread.
-        "MALLOC_MMAP_THRESHOLD_": "4294967296",
-        "MALLOC_TRIM_THRESHOLD_": "8589934592",
-        "MALLOC_ARENA_MAX": "1",
+        **allocator_env(),
         # Serve ends its own proxy when it is not ready in 5 s; a busy machine may need more.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
         **{k: os.environ[k] for k in ("SFTFILTER_CACHE", "HF_HUB_OFFLINE", "HF_HOME") if k in os.environ},

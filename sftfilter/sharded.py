@@ -23,7 +23,7 @@ def loaded_in_parts(config: Mapping[str, Any]) -> Iterator[None]:
     Args:
         config: DeepSpeed's.
     """
-    from transformers.integrations import HfDeepSpeedConfig
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
     deepspeed.init_distributed(dist_init_required=False)
     told = HfDeepSpeedConfig(dict(config))  # transformers goes by it for as long as it lives

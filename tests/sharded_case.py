@@ -32,7 +32,7 @@ class Resident:
             self.most = max(self.most, sum(p.numel() for p in self._seen.values()))
             return entered
 
-        deepspeed.zero.GatheredParameters.__enter__ = enter
+        setattr(deepspeed.zero.GatheredParameters, "__enter__", enter)  # noqa: B010 (its type is another)
 
     def start(self) -> None:
         """Forget what was seen so far."""

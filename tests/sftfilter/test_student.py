@@ -2,46 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch.nn.functional import cross_entropy
 
 from sftfilter.chat_format import ChatFormat
 from sftfilter.errors import DataError, DivergedError
-from sftfilter.extension_lock import await_builds, extensions_dir
 from sftfilter.models import load_model, load_tokenizer
 from sftfilter.packed import Row, keeps_rows_apart
 from sftfilter.train_failures import check_loss, worst_loss
-from sftfilter.training_settings import Execution, TrainingSettings
+from sftfilter.training_settings import TrainingSettings
+from tests.sftfilter.student_case import CPU, QWEN, Begin, one_worker, random_model, some_rows
 from tests.training_case import FULL, LORA, Case, furthest, rows, tiny_llama, turn
 
-CPU = torch.device("cpu")
-SIZES = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "initializer_range": 0.2,
-}
-HEADS = {"head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4}
-QWEN = {
-    **HEADS,
-    "linear_key_head_dim": 8,
-    "linear_value_head_dim": 8,
-    "layer_types": ["linear_attention", "full_attention"],
-}
-
 Make = Callable[..., str]
-Begin = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
@@ -52,45 +30,14 @@ def chat(tiny_chat_model: Path) -> ChatFormat:
 @pytest.fixture(scope="module")
 def make(chat: ChatFormat, tmp_path_factory: pytest.TempPathFactory) -> Make:
     """Writes a random model of a family."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    def write(family: str, **changes: Any) -> str:
-        torch.manual_seed(0)
-        config = AutoConfig.for_model(family, vocab_size=len(chat.tokenizer), **SIZES | changes)
-        folder = tmp_path_factory.mktemp(family)
-        AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
-        chat.tokenizer.save_pretrained(folder)
-        return str(folder)
-
-    return write
+    return lambda family, **changes: random_model(family, tmp_path_factory.mktemp(family), chat, **changes)
 
 
 @pytest.fixture(scope="module")
 def begin(chat: ChatFormat, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Begin]:
     """Starts students of a group of one worker."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TORCH_EXTENSIONS_DIR", str(extensions_dir()))
-        patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-        patch.setenv("LOCAL_RANK", "0")
-        await_builds(extensions_dir())
-        meeting = tmp_path_factory.mktemp("group") / "store"
-        dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=0, world_size=1)
-
-        def start(folder: str, settings: TrainingSettings, steps: int = 10, **execution: Any) -> Any:
-            from sftfilter.student import Student
-
-            return Student(folder, settings, Execution(workers=1, **execution), 1, steps, chat)
-
+    with one_worker(chat, tmp_path_factory.mktemp("group") / "store") as start:
         yield start
-        dist.destroy_process_group()
-
-
-def some_rows(count: int = 4) -> list[Row]:
-    """Of unequal lengths, the second half of each supervised."""
-    generator = torch.Generator().manual_seed(1)
-    sizes = [10 + 7 * (k % 3) for k in range(count)]
-    ids = [torch.randint(10, 500, (size,), generator=generator).tolist() for size in sizes]
-    return [Row(row, list(range(len(row) // 2, len(row)))) for row in ids]
 
 
 def one_by_one(model: Any, rows: list[Row]) -> torch.Tensor:
