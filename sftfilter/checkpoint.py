@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sftfilter.errors import TrainingError
-from sftfilter.models import weights_hash
+from sftfilter.models import load_model, weights_hash
 
 if TYPE_CHECKING:
     import torch
@@ -107,22 +107,32 @@ def _rounded(weights: Mapping[str, Tensor], precision: Literal["bf16", "fp32"]) 
     return {name: made[tensor.data_ptr()] for name, tensor in weights.items()}
 
 
+def adapted_weights(base: Any) -> dict[str, Any]:
+    """What adapts each weight, by the weight's name in the base model: peft's layer around it."""
+    return {
+        plain_name(f"{name}.{getattr(module, 'parameter_name', 'weight')}"): module
+        for name, module in base.named_modules()
+        if hasattr(module, "get_delta_weight") and "default" in getattr(module, "lora_A", ())
+    }
+
+
+def plain_name(name: str) -> str:
+    """A weight's name in the base model. Layers with several adapted weights, such as experts, are wrapped several times."""
+    return ".".join(part for part in name.split(".") if part != "base_layer")
+
+
 def _merged(model: Any) -> dict[str, Tensor]:
     if not hasattr(model, "peft_config"):
         return dict(model.state_dict())
     base = model.get_base_model()
-    deltas = {
-        f"{name}.weight": module.get_delta_weight("default")
-        for name, module in base.named_modules()
-        if hasattr(module, "get_delta_weight") and "default" in getattr(module, "lora_A", ())
-    }
+    adapted = adapted_weights(base)
     merged: dict[str, Tensor] = {}
     for name, tensor in base.state_dict().items():
         if ".lora_" in name:
             continue
-        plain = name.replace(".base_layer.", ".")
-        delta = deltas.get(plain)
-        merged[plain] = tensor if delta is None else tensor + delta.to(tensor.dtype)
+        plain = plain_name(name)
+        layer = adapted.get(plain)
+        merged[plain] = tensor if layer is None else tensor + layer.get_delta_weight("default").to(tensor.dtype)
     return merged
 
 
@@ -139,7 +149,7 @@ def write_model(model: Any, weights: Mapping[str, Tensor], chat: ChatFormat, fol
     plain.config.use_cache = False
     _name_dtype(folder, next(iter(weights.values())).dtype)
     chat.tokenizer.save_pretrained(folder)
-    check_export(folder, weights)
+    check_export(folder, weights, renamed=bool(getattr(plain, "_weight_conversions", None)))
 
 
 def _name_stop(model: Any, stop: int) -> None:
@@ -161,8 +171,12 @@ def _name_dtype(folder: Path, dtype: torch.dtype) -> None:
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def check_export(folder: Path, weights: Mapping[str, Tensor]) -> None:
+def check_export(folder: Path, weights: Mapping[str, Tensor], renamed: bool = False) -> None:
     """Read every tensor back.
+
+    Args:
+        renamed: transformers writes some of this model's weights under other names or in other pieces (experts, one by
+            one); then all are compared as it loads them again.
 
     Raises:
         TrainingError: one is missing (unless it is tied to one that is there), empty, not finite or another.
@@ -172,19 +186,36 @@ def check_export(folder: Path, weights: Mapping[str, Tensor]) -> None:
 
     there: set[int] = set()
     seen: set[str] = set()
+    others = False
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as handle:
             for name in handle.keys():  # noqa: SIM118 (not a dict)
                 tensor, meant = handle.get_tensor(name), weights.get(name)
                 if tensor.numel() == 0 or not bool(torch.isfinite(tensor).all()):
                     raise TrainingError(f"{file}: tensor '{name}' is empty or not finite; the checkpoint is not kept")
+                if meant is None and renamed:
+                    others = True
+                    continue
                 if meant is None or not torch.equal(tensor, meant.detach().cpu()):
                     raise TrainingError(f"{file}: tensor '{name}' is not what was trained; the checkpoint is not kept")
                 there.add(meant.data_ptr())
                 seen.add(name)
+    if others:
+        _check_loaded(folder, weights)
+        return
     lost = [name for name, tensor in weights.items() if name not in seen and tensor.data_ptr() not in there]
     if lost or not seen:
         raise TrainingError(f"{folder}: {', '.join(lost) or 'every tensor'} is missing; the checkpoint is not kept")
+
+
+def _check_loaded(folder: Path, weights: Mapping[str, Tensor]) -> None:
+    import torch
+
+    dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
+    loaded = load_model(str(folder), dtype).state_dict()
+    for name, meant in weights.items():
+        if name not in loaded or not torch.equal(loaded[name], meant.detach().cpu()):
+            raise TrainingError(f"{folder}: '{name}' is not loaded as it was trained; the checkpoint is not kept")
 
 
 def _card(meta: Mapping[str, Any]) -> str:

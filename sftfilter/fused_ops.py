@@ -199,7 +199,7 @@ class _Attention(torch.autograd.Function):
         grad = grads[0].reshape(query.shape)
         grad_value = torch.bmm(weights.transpose(1, 2), grad)
         wide, grad_weights = weights.float(), torch.bmm(grad, value.transpose(1, 2)).float()
-        grad_scores = torch._softmax_backward_data(grad_weights, wide, -1, torch.float32)
+        grad_scores = torch.ops.aten._softmax_backward_data(grad_weights, wide, -1, torch.float32)
         grad_scores = grad_scores.mul_(ctx.scale).to(query.dtype)
         grad_query, grad_key = torch.bmm(grad_scores, key), torch.bmm(grad_scores.transpose(1, 2), query)
         shared = rows, -1, length, width

@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from sftfilter.checkpoint import adapted_weights, plain_name
+
 
 @contextmanager
 def loaded_in_parts(config: Mapping[str, Any]) -> Iterator[None]:
@@ -37,17 +39,13 @@ def collected_weights(model: Any, precision: Literal["bf16", "fp32"]) -> dict[st
     All workers call it.
     """
     base = model.get_base_model() if hasattr(model, "peft_config") else model
-    adapted = {
-        f"{name}.weight": module
-        for name, module in base.named_modules()
-        if hasattr(module, "get_delta_weight") and "default" in getattr(module, "lora_A", ())
-    }
+    adapted = adapted_weights(base)
     made: dict[int, Tensor] = {}
     found: dict[str, Tensor] = {}
     for name, tensor in base.state_dict(keep_vars=True).items():
         if ".lora_" in name:
             continue
-        plain = name.replace(".base_layer.", ".")
+        plain = plain_name(name)
         if id(tensor) not in made:  # tensors that are one stay one
             made[id(tensor)] = _whole(tensor, adapted.get(plain), precision)
         found[plain] = made[id(tensor)]

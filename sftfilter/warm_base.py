@@ -92,22 +92,25 @@ def with_adapters(model: Any, method: Lora) -> Any:
     """The model with fresh adapters, everything else frozen.
 
     Raises:
-        TrainingError: the model has fewer layers than adapters are wanted on.
+        TrainingError: the model has fewer layers than adapters are wanted on, or no module that can have them.
     """
     from peft import LoraConfig, get_peft_model
 
-    return get_peft_model(
-        model,
-        LoraConfig(
-            task_type="CAUSAL_LM",
-            r=method.rank,
-            lora_alpha=method.alpha,  # pyright: ignore[reportArgumentType]
-            target_modules=method.targets,
-            exclude_modules=_lower_layers(model, method),
-            lora_dropout=0.0,
-        ),
-        autocast_adapter_dtype=False,
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=method.rank,
+        lora_alpha=method.alpha,  # pyright: ignore[reportArgumentType]
+        target_modules=method.targets,
+        exclude_modules=_lower_layers(model, method),
+        lora_dropout=0.0,
     )
+    try:
+        return get_peft_model(model, config, autocast_adapter_dtype=False)
+    except ValueError as error:
+        raise TrainingError(
+            f"training.method.targets: {method.targets} does not fit {type(model).__name__}: {error} Name the modules that "
+            "shall have adapters, such as targets: [in_proj, x_proj]"
+        ) from error
 
 
 def _lower_layers(model: Any, method: Lora) -> str | None:

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from sftfilter import fused_ops
+from sftfilter.fused_ops import SHORT
 from sftfilter.llama_loss import is_known, quicken
 from sftfilter.packed import Row, packed_loss_sum, tree_loss_sum
 from sftfilter.prefix_tree import grow
@@ -70,6 +72,13 @@ def one_by_one(model: Any, rows: list[Row], device: torch.device) -> torch.Tenso
     return total
 
 
+@pytest.fixture(params=[SHORT, 20, 0], ids=["attention-kept", "attention-both-ways", "attention-of-torch"])
+def attention(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention of rows up to so many tokens is computed with its weights kept, of longer ones by torch's kernel."""
+    monkeypatch.setattr(fused_ops, "SHORT", request.param)
+
+
+@pytest.mark.usefixtures("attention")
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize(
     ("family", "changes"),
@@ -105,6 +114,7 @@ def test_checkpointed_layers_give_the_same_gradients() -> None:
     assert all(torch.equal(gradients[name], gradient) for name, gradient in plain.items())
 
 
+@pytest.mark.usefixtures("attention")
 def test_in_bfloat16_it_errs_no_more_than_transformers() -> None:
     exact_loss, exact = loss_and_gradients(one_by_one, adapted(tiny("llama")))
     model = adapted(tiny("llama")).bfloat16()
