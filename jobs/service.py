@@ -12,6 +12,7 @@ from pydantic import Field
 
 from jobs.run_record import EVENTS, parse_events
 from serve.settings import API_KEY_VARIABLE, Adapter, HostedModel, ServingSettings
+from sftfilter.adapter_config import oddities, read_adapter_config
 from sftfilter.artifacts import MARKER
 from sftfilter.checkpoint import ADAPTER, ADAPTER_WEIGHTS
 from sftfilter.config import Settings, did_you_mean, file_hash
@@ -101,10 +102,12 @@ def read_hosted(run: Path, only: list[str]) -> Hosted:
 
 
 def _shared(model: HostedModel, base: str, base_hash: str) -> HostedModel:
-    """With its adapter, if it has one and was trained on this base."""
+    """With its adapter, if it has one that can be shared and was trained on this base."""
     folder = Path(model.folder)
     weights = folder / ADAPTER / ADAPTER_WEIGHTS
-    if not weights.is_file() or json.loads((folder / MARKER).read_text()).get("base_hash") != base_hash:
+    if not weights.is_file() or oddities(read_adapter_config(folder / ADAPTER)):
+        return model
+    if json.loads((folder / MARKER).read_text()).get("base_hash") != base_hash:
         return model
     adapter = Adapter(folder=str(folder / ADAPTER), file_hash=file_hash(weights), base_folder=base, base_hash=base_hash)
     return model.model_copy(update={"adapter": adapter})

@@ -6,14 +6,15 @@ layer costs two batched products however many adapters take part.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.pytorch_utils import Conv1D
 
+from sftfilter.adapter_config import oddities, read_adapter_config
 from sftfilter.checkpoint import ADAPTER_WEIGHTS
 from sftfilter.errors import DataError
 
@@ -24,15 +25,6 @@ _PADDING = 8
 """How much larger than the batch its groups may become."""
 
 _PREFIX = "base_model.model."
-# What would change the answer if it were there, and the values under which it is not.
-_PLAIN: dict[str, tuple[Any, ...]] = {
-    "use_dora": (None, False),
-    "bias": (None, "none"),
-    "modules_to_save": (None, []),
-    "alpha_pattern": (None, {}),
-    "fan_in_fan_out": (None, False),
-    "use_rslora": (None, False),
-}
 
 
 def read_adapter(folder: str | Path, model: Any) -> Weights:
@@ -44,32 +36,38 @@ def read_adapter(folder: str | Path, model: Any) -> Weights:
     from safetensors.torch import load_file
 
     path = Path(folder)
+    config = read_adapter_config(path)
     try:
-        config = json.loads((path / "adapter_config.json").read_text())
         tensors = load_file(path / ADAPTER_WEIGHTS)
     except Exception as error:  # readers of broken files raise a dozen unrelated types
         raise DataError(f"{path}: not a readable LoRA adapter ({type(error).__name__})") from error
-    odd = [name for name, plain in _PLAIN.items() if config.get(name) not in plain]
-    if config.get("peft_type") != "LORA" or odd:
+    if odd := oddities(config):
         raise DataError(
-            f"{path}: only plain LoRA is served from a shared base; it has {', '.join(odd) or 'another type'}"
+            f"{path}: only plain LoRA is served from a shared base, and it has {', '.join(odd)}: set serving.share_base: false"
         )
     scale = config["lora_alpha"] / config["r"]
-    modules = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    sizes = {name: size for name, module in model.named_modules() if (size := _size(module))}
     weights: Weights = {}
     for key, a in tensors.items():
         name, _, part = key.removeprefix(_PREFIX).partition(".lora_")
         if part != "A.weight":
             continue
         b = tensors[f"{_PREFIX}{name}.lora_B.weight"]
-        linear = modules.get(name)
-        if linear is None or (a.shape[1], b.shape[0]) != (linear.in_features, linear.out_features):
+        if (a.shape[1], b.shape[0]) != sizes.get(name):
             raise DataError(f"{path}: '{name}' is no layer of this base, or of another size")
-        where = {"dtype": linear.weight.dtype, "device": linear.weight.device}
+        weight = model.get_submodule(name).weight
+        where = {"dtype": weight.dtype, "device": weight.device}
         weights[name] = (a.T.to(**where).contiguous(), (b.T.float() * scale).to(**where).contiguous())
     if not weights:
         raise DataError(f"{path}: holds no LoRA weights")
     return weights
+
+
+def _size(module: torch.nn.Module) -> tuple[int, int] | None:
+    """Inputs and outputs of a linear layer; GPT-2's have their weights the other way round."""
+    if isinstance(module, torch.nn.Linear):
+        return module.in_features, module.out_features
+    return tuple(module.weight.shape) if isinstance(module, Conv1D) else None
 
 
 class AdapterBank:

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from sftfilter.adapter_config import oddities, read_adapter_config
+from sftfilter.adapters import AdapterBank, read_adapter
 from sftfilter.chat_format import ChatFormat
 from sftfilter.checkpoint import ADAPTER, save_student
-from sftfilter.errors import TrainingError
+from sftfilter.errors import DataError, TrainingError
 from sftfilter.models import load_model, load_tokenizer
 from sftfilter.training_settings import Lora, TrainingSettings
 from tests.sftfilter.student_case import QWEN, Begin, one_worker, random_model, some_rows
@@ -88,6 +90,16 @@ def test_what_is_exported_answers_as_what_was_trained(
 
         adapted = PeftModel.from_pretrained(load_model(base, "float32"), str(tmp_path / "student" / ADAPTER))
         assert (logits(adapted) - trained).abs().max() < 1e-4
+        plain = load_model(base, "float32")
+        if oddities(read_adapter_config(tmp_path / "student" / ADAPTER)):
+            assert family in {"mixtral", "qwen3_moe", "gpt_oss"}, "experts are served merged"
+            with pytest.raises(DataError, match=r"target_parameters: set serving\.share_base: false"):
+                read_adapter(tmp_path / "student" / ADAPTER, plain)
+        else:
+            bank = AdapterBank(plain)
+            bank.add("student", read_adapter(tmp_path / "student" / ADAPTER, plain))
+            bank.use_one("student")
+            assert (logits(plain) - trained).abs().max() < 1e-4
 
 
 def test_a_model_that_adapters_do_not_fit_is_refused(begin: Begin, chat: ChatFormat, tmp_path: Path) -> None:

@@ -1,11 +1,17 @@
-"""Curves of an arm that was interrupted show each step once."""
+"""Curves show each step once, and reach every tracker that is asked for."""
 
 from __future__ import annotations
 
+import json
 import struct
 from pathlib import Path
 
+import pytest
+
+from sftfilter.chat_format import ChatFormat
+from sftfilter.models import load_tokenizer
 from sftfilter.tracking import TensorBoard
+from tests.training_case import FULL, Case, tiny_llama
 
 
 def test_an_arm_that_goes_on_hides_the_steps_that_are_done_again(tmp_path: Path) -> None:
@@ -26,3 +32,56 @@ def test_an_arm_that_goes_on_hides_the_steps_that_are_done_again(tmp_path: Path)
             at += length + 16
         assert purged == [done + 1], "TensorBoard drops what earlier files say from this step on"
         assert told == list(steps)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_curves_reach_mlflow_and_weights_and_biases(
+    tiny_chat_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By Ray's integrations, from the first of two workers; W&B as it writes for a later `wandb sync`."""
+    mlflow = pytest.importorskip("mlflow", reason="pip install 'sftfilter[tracking]'")
+    pytest.importorskip("wandb", reason="pip install 'sftfilter[tracking]'")
+    from cluster.local import local_ray
+    from jobs.run import worker_env
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    chat = ChatFormat(load_tokenizer(str(tiny_chat_model)), "Be brief.")
+    case = Case(tiny_llama(tmp_path / "model", chat), chat, tmp_path)
+    uri = f"file://{tmp_path}/mlflow"
+    with local_ray(worker_env(), cpus=2):
+        made = case.train(
+            [case.run("arm-1", FULL)], "run", tracking={"mlflow": "traits", "mlflow_uri": uri, "wandb": "p"}
+        )
+    assert not [event for event in case.events if "note" in event]
+    losses = dict(enumerate(json.loads((made["arm-1"].path / "losses.json").read_text()), 1))
+
+    client = mlflow.MlflowClient(uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("traits").experiment_id])
+    assert (run.info.run_name, run.info.status) == ("arm-1", "FINISHED")
+    assert run.data.params["learning_rate"] == str(FULL.learning_rate)
+    found = {point.step: point.value for point in client.get_metric_history(run.info.run_id, "loss")}
+    assert found == pytest.approx(losses)
+    assert {"learning_rate", "grad_norm", "tokens_per_s", "mfu", "peak_memory_gib", "data_wait_s"} <= set(
+        run.data.metrics
+    )
+
+    (written,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    assert wandb_history(written) == pytest.approx(losses)
+
+
+def wandb_history(file: Path) -> dict[int, float]:
+    """Losses by step."""
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    store, found = DataStore(), {}
+    store.open_for_scan(str(file))
+    while (data := store.scan_data()) is not None:
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        values = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
+        if values:
+            found[record.history.step.num] = values["loss"]
+    return found
