@@ -67,7 +67,10 @@ def _size(module: torch.nn.Module) -> tuple[int, int] | None:
     """Inputs and outputs of a linear layer; GPT-2's have their weights the other way round."""
     if isinstance(module, torch.nn.Linear):
         return module.in_features, module.out_features
-    return tuple(module.weight.shape) if isinstance(module, Conv1D) else None
+    if isinstance(module, Conv1D):
+        inputs, outputs = module.weight.shape
+        return inputs, outputs
+    return None
 
 
 class AdapterBank:

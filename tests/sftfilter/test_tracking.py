@@ -76,7 +76,7 @@ def test_curves_reach_mlflow_and_weights_and_biases(
 
 def wandb_history(file: Path) -> dict[int, float]:
     """Losses by step: records in LevelDB's log format, behind a header of 7 bytes."""
-    from wandb.proto import wandb_internal_pb2
+    from wandb.proto import wandb_internal_pb2  # pyright: ignore[reportMissingImports]
 
     data, at, whole, found = file.read_bytes(), 7, b"", {}
     while at + 7 <= len(data):
