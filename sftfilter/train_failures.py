@@ -148,6 +148,11 @@ def readable(
             f"{stuck}{where}, within execution.collective_timeout_s: look at its machine, then run again to go on from "
             "the last checkpoint"
         )
+    if any("low on memory" in str(failed) for failed in (error, *(cause for cause, _ in reasons.values()))):
+        return TrainingError(
+            f"Ray ended training processes{where}, since their node was running low on memory: {knobs}. Run again to go on "
+            "from the last checkpoint"
+        )
     dead = _dead(failures)
     if dead:
         return TrainingError(

@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from sftfilter.chat_format import ChatFormat
-from sftfilter.errors import DataError, DivergedError
+from sftfilter.errors import DataError, DivergedError, TrainingError
 from sftfilter.models import load_model, load_tokenizer
 from sftfilter.packed import Row, keeps_rows_apart
 from sftfilter.train_failures import check_loss, worst_loss
@@ -143,6 +143,21 @@ def test_the_gradients_norm_is_told_at_every_stage(make: Make, begin: Begin) -> 
             with pytest.raises(DivergedError, match=r"arm a: the gradient's norm is nan at step 2 \(rows r0\)"):
                 check_loss("a", 2, loss, student.gradient_norm, ["r0"], worst_loss([loss], 600))
         student.close()
+
+
+def test_a_micro_batch_that_does_not_fit_is_named_with_what_to_turn(make: Make, begin: Begin) -> None:
+    from sftfilter.train_loop import _step
+
+    student = begin(make("llama"), FULL, zero_stage=2, micro_batch_tokens=30)
+    student.loss_sum = lambda *_: torch.empty(2**50)
+    batch = some_rows()
+    message = (
+        r"arm a, step 3: out of memory in a micro-batch of [12] rows and \d\d tokens \(r\d.*\): lower "
+        r"execution\.micro_batch_tokens \(now 30\) or set execution\.gradient_checkpointing: true"
+    )
+    with pytest.raises(TrainingError, match=message):
+        _step(student, batch, [f"r{i}" for i in range(len(batch))], "a", 3)
+    student.close()
 
 
 def test_a_loss_that_has_been_better_and_is_worse_than_guessing_is_lost() -> None:

@@ -328,16 +328,3 @@ def read_events(folder: Path) -> dict[str, dict[int, float]]:
                 scalars.setdefault(value.tag, {})[event.step] = value.simple_value
             at += length + 16
     return scalars
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_too_large_a_micro_batch_is_named_with_what_to_turn(ray_once: None, case: Case) -> None:
-    huge = [{"row_id": "huge", "messages": [turn("user", "word " * 600_000)], "completion": "x"}, *rows()[:1]]
-    settings = FULL.model_copy(update={"max_length": 10**7, "batch": 2})
-    message = (
-        r"arm huge, step 1: out of memory in a micro-batch of 1 rows and \d{6,} tokens \(huge\): lower "
-        r"execution\.micro_batch_tokens \(now 4096\) or set execution\.gradient_checkpointing: true"
-    )
-    with pytest.raises(TrainingError, match=message):
-        case.train([case.run("huge", settings, huge)], "huge", workers=1, max_failures=0)

@@ -43,6 +43,14 @@ def test_memory_knobs_leave_out_what_is_turned_already() -> None:
         assert memory_knobs(execution) == f"lower execution.micro_batch_tokens (now 4096) or set execution.{second}"
 
 
+def test_a_node_that_ran_low_on_memory_is_told_with_what_to_turn() -> None:
+    from ray.exceptions import OutOfMemoryError
+
+    error = OutOfMemoryError("3 worker(s) were killed due to the node running low on memory.")
+    told = readable(error, 2, {"arm": "a", "step": 3, "steps": 9}, "lower this", None, Path())
+    assert "(arm a, after step 3 of 9), since their node was running low on memory: lower this. Run again" in str(told)
+
+
 def test_a_collective_that_timed_out_names_who_did_not_come() -> None:
     """As Ray Train tells it when gloo or NCCL gave up before our own watchdog."""
 
