@@ -51,6 +51,10 @@ def worst_loss(losses: Sequence[float], vocabulary: int) -> float:
     return min(3 * guessing, max(guessing, 3 * min(losses))) if losses else 3 * guessing
 
 
+_KNOWN = 0.1
+"""Nats a token of a student that knows its rows, whose gradient may round to nothing."""
+
+
 def check_loss(arm: str, step: int, loss: float, grad_norm: float, rows: Sequence[str], worst: float) -> None:
     """Stop a step that is lost.
 
@@ -59,13 +63,16 @@ def check_loss(arm: str, step: int, loss: float, grad_norm: float, rows: Sequenc
         worst: of `worst_loss`.
 
     Raises:
-        DivergedError: loss or gradient are not finite, or the loss is worse than that.
+        DivergedError: loss or gradient are not finite, the gradient is gone though there is a loss, or the loss is worse
+            than that.
     """
     what = None
     if not math.isfinite(loss):
         what = f"the loss is {loss}"
     elif not math.isfinite(grad_norm):
         what = f"the gradient's norm is {grad_norm}"
+    elif grad_norm == 0 and loss > _KNOWN:
+        what = f"the gradient's norm is 0 and the loss {loss:.1f} nats a token: weights overflow, nothing is learned"
     elif loss > worst:
         what = (
             f"the loss is {loss:.1f} nats a token, and no student that learns goes above {worst:.1f}: training diverges"

@@ -160,6 +160,13 @@ def test_a_micro_batch_that_does_not_fit_is_named_with_what_to_turn(make: Make, 
     student.close()
 
 
+def test_a_gradient_that_is_gone_is_told_unless_nothing_is_left_to_learn() -> None:
+    with pytest.raises(DivergedError, match=r"the gradient's norm is 0 and the loss 6\.4 nats a token.* at step 2"):
+        check_loss("a", 2, 6.4, 0.0, ["r0"], 20.0)
+    check_loss("a", 2, 0.0, 0.0, ["r0"], 20.0)
+    check_loss("a", 2, 6.4, 1e-9, ["r0"], 20.0)
+
+
 def test_a_loss_that_has_been_better_and_is_worse_than_guessing_is_lost() -> None:
     vocabulary = 49152  # guessing: 10.8 nats
     for before, now, lost in (
