@@ -8,6 +8,7 @@ if it is told to: a step of LoRA then takes three quarters of the time, one of f
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 _KEPT = "oversize_threshold:0,dirty_decay_ms:-1,muzzy_decay_ms:-1"
@@ -19,9 +20,9 @@ def allocator_env() -> dict[str, str]:
 
     Empty where Ray brings none, and where the user has chosen a library of their own (LD_PRELOAD).
     """
-    import ray
-
-    library = Path(ray.__file__).parent / "core" / "libjemalloc.so"
+    # Located, never imported: Ray reads its tokens when it is first imported, and they are set after this.
+    found = find_spec("ray")
+    library = Path(str(found and found.origin)).parent / "core" / "libjemalloc.so"
     if "LD_PRELOAD" in os.environ or not library.exists():
         return {}
     return {"LD_PRELOAD": str(library), "MALLOC_CONF": _KEPT}
