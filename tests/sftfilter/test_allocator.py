@@ -58,3 +58,9 @@ def test_workers_have_it(local_ray: None) -> None:
             return "jemalloc" in file.read()
 
     assert ray.get(loaded.remote()) == bool(allocator_env())
+
+
+def test_it_is_found_without_importing_ray() -> None:
+    """Ray reads whether there are tokens when it is first imported, and a run sets them later."""
+    code = "import sys; from sftfilter.allocator import allocator_env; allocator_env(); sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
