@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -76,7 +76,45 @@ def merged_weights(model: Any, precision: Literal["bf16", "fp32"]) -> dict[str, 
     Args:
         precision: of the result; where the CPU has no bfloat16 units, the model is trained in float32 and rounded here.
     """
-    return _rounded(_merged(model), precision)
+    return each_weight(model, lambda weight, layer: merged(weight, layer, precision))
+
+
+def each_weight(model: Any, make: Callable[[Tensor, Any], Tensor]) -> dict[str, Tensor]:
+    """What `make` makes of every weight, by its name in the base model; weights that are one stay one.
+
+    Args:
+        make: is given a weight, and peft's layer that adapts it or None.
+    """
+    import torch
+
+    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    layers = {
+        _plain_name(f"{name}.{getattr(module, 'parameter_name', 'weight')}"): module
+        for name, module in base.named_modules()
+        if hasattr(module, "get_delta_weight") and "default" in getattr(module, "lora_A", ())
+    }
+    weights = {_plain_name(n): w for n, w in base.state_dict(keep_vars=True).items() if ".lora_" not in n}
+    made: dict[int, Tensor] = {}
+    with torch.no_grad():
+        for name, weight in weights.items():
+            if id(weight) not in made:
+                made[id(weight)] = make(weight, layers.get(name))
+    return {name: made[id(weight)] for name, weight in weights.items()}
+
+
+def _plain_name(name: str) -> str:
+    """A weight's name in the base model. Layers with several adapted weights, such as experts, are wrapped several times."""
+    return ".".join(part for part in name.split(".") if part != "base_layer")
+
+
+def merged(weight: Tensor, layer: Any, precision: Literal["bf16", "fp32"]) -> Tensor:
+    """A whole weight and what its adapter, if any, adds to it."""
+    import torch
+
+    whole = weight.detach()
+    if layer is not None:
+        whole = whole + layer.get_delta_weight("default").to(whole.dtype)
+    return whole.to(torch.bfloat16) if precision == "bf16" and whole.dtype == torch.float32 else whole
 
 
 def copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -92,48 +130,6 @@ def _adapter_weights(model: Any) -> Mapping[str, Tensor]:
     from peft import get_peft_model_state_dict
 
     return get_peft_model_state_dict(model)
-
-
-def _rounded(weights: Mapping[str, Tensor], precision: Literal["bf16", "fp32"]) -> dict[str, Tensor]:
-    """Floats in the wanted precision; tensors that are one stay one."""
-    import torch
-
-    if precision == "fp32":
-        return dict(weights)
-    made: dict[int, Tensor] = {}
-    for tensor in weights.values():
-        if tensor.data_ptr() not in made:
-            made[tensor.data_ptr()] = tensor.to(torch.bfloat16) if tensor.dtype == torch.float32 else tensor
-    return {name: made[tensor.data_ptr()] for name, tensor in weights.items()}
-
-
-def adapted_weights(base: Any) -> dict[str, Any]:
-    """What adapts each weight, by the weight's name in the base model: peft's layer around it."""
-    return {
-        plain_name(f"{name}.{getattr(module, 'parameter_name', 'weight')}"): module
-        for name, module in base.named_modules()
-        if hasattr(module, "get_delta_weight") and "default" in getattr(module, "lora_A", ())
-    }
-
-
-def plain_name(name: str) -> str:
-    """A weight's name in the base model. Layers with several adapted weights, such as experts, are wrapped several times."""
-    return ".".join(part for part in name.split(".") if part != "base_layer")
-
-
-def _merged(model: Any) -> dict[str, Tensor]:
-    if not hasattr(model, "peft_config"):
-        return dict(model.state_dict())
-    base = model.get_base_model()
-    adapted = adapted_weights(base)
-    merged: dict[str, Tensor] = {}
-    for name, tensor in base.state_dict().items():
-        if ".lora_" in name:
-            continue
-        plain = plain_name(name)
-        layer = adapted.get(plain)
-        merged[plain] = tensor if layer is None else tensor + layer.get_delta_weight("default").to(tensor.dtype)
-    return merged
 
 
 def write_model(model: Any, weights: Mapping[str, Tensor], chat: ChatFormat, folder: Path) -> None:

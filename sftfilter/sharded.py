@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sftfilter.checkpoint import adapted_weights, plain_name
+from sftfilter.checkpoint import each_weight, merged
 
 
 @contextmanager
@@ -34,34 +34,15 @@ def loaded_in_parts(config: Mapping[str, Any]) -> Iterator[None]:
 
 
 def collected_weights(model: Any, precision: Literal["bf16", "fp32"]) -> dict[str, Tensor]:
-    """As `checkpoint.merged_weights` of a model in parts: copies in the first worker's host memory, nothing on others.
+    """As `merged_weights`, of a model in parts: copies in the first worker's host memory, nothing on others.
 
     All workers call it.
     """
-    base = model.get_base_model() if hasattr(model, "peft_config") else model
-    adapted = adapted_weights(base)
-    made: dict[int, Tensor] = {}
-    found: dict[str, Tensor] = {}
-    for name, tensor in base.state_dict(keep_vars=True).items():
-        if ".lora_" in name:
-            continue
-        plain = plain_name(name)
-        if id(tensor) not in made:  # tensors that are one stay one
-            made[id(tensor)] = _whole(tensor, adapted.get(plain), precision)
-        found[plain] = made[id(tensor)]
+
+    def whole(weight: Tensor, layer: Any) -> Tensor:
+        parts = [weight] if layer is None else [weight, layer.lora_A["default"].weight, layer.lora_B["default"].weight]
+        with deepspeed.zero.GatheredParameters(parts):
+            return merged(weight, layer, precision).to("cpu", copy=True) if dist.get_rank() == 0 else torch.empty(0)
+
+    found = each_weight(model, whole)
     return found if dist.get_rank() == 0 else {}
-
-
-def _whole(tensor: Tensor, adapted: Any, precision: Literal["bf16", "fp32"]) -> Tensor:
-    """A weight and what its adapter adds; an empty tensor on all workers but the first."""
-    parts = [tensor]
-    if adapted is not None:
-        parts += [adapted.lora_A["default"].weight, adapted.lora_B["default"].weight]
-    with deepspeed.zero.GatheredParameters(parts), torch.no_grad():
-        if dist.get_rank() != 0:
-            return torch.empty(0)
-        whole = tensor.detach()
-        if adapted is not None:
-            whole = whole + adapted.get_delta_weight("default").to(whole.dtype)
-        rounds = precision == "bf16" and whole.dtype == torch.float32
-        return whole.to("cpu", torch.bfloat16 if rounds else whole.dtype, copy=True)

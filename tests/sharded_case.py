@@ -39,10 +39,10 @@ class Resident:
         self.most, self._seen = 0, {}
 
 
-def main(model: str, storage: str) -> None:
+def main(rank: str, model: str, storage: str) -> None:
     """Both methods, one after the other."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
+    dist.init_process_group("gloo", init_method=f"file://{storage}/meeting", rank=int(rank), world_size=2)
     case = Case(model, ChatFormat(load_tokenizer(model), "Be brief."), Path(storage) / str(dist.get_rank()))
     case.storage.mkdir()
     execution = Execution(workers=2, zero_stage=3, micro_batch_tokens=60)

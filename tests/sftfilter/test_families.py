@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,13 +69,7 @@ def test_what_is_exported_answers_as_what_was_trained(
     for _ in range(3):
         student.step(some_rows())
     trained = logits(student.engine)
-    job = {
-        "plan_hash": "p",
-        "data_hash": "d",
-        "seed": 1,
-        "labels": {},
-        "settings": json.loads(settings.model_dump_json()),
-    }
+    job = {"plan_hash": "p", "data_hash": "d", "seed": 1, "labels": {}, "settings": settings.model_dump(mode="json")}
     weights = student.weights()
     with student.whole_adapters():
         config = {"format_hash": "f", "base_hash": "b"}

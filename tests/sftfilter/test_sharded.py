@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -28,16 +27,15 @@ def test_two_workers_hold_half_each_from_loading_to_export(tiny_chat_model: Path
 
 
 def _two_workers(arguments: list[str]) -> list[dict[str, dict[str, float]]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "PYTHONPATH": str(REPOSITORY)}
     # DeepSpeed looks for ninja, which lies beside our interpreter.
-    place |= worker_env() | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    place = worker_env() | {
+        "PYTHONPATH": str(REPOSITORY),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
     workers = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.sharded_case", *arguments],
-            env=os.environ | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            [sys.executable, "-m", "tests.sharded_case", str(rank), *arguments],
+            env=os.environ | place | {"LOCAL_RANK": str(rank)},
             cwd=REPOSITORY,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
