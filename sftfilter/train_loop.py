@@ -192,15 +192,8 @@ def _train_arm(
         losses = list(found.state.losses)
         if dist.get_rank() == 0:
             progress.append(work / "progress.jsonl", {"resumed": arm.name, "at": found.state.step})
-    log = None
     rate = warm.product_rate(student.model)
-    if dist.get_rank() == 0:
-        facts = {"key": arm.key, "seed": arm.seed, **job["settings"], **job["labels"]}
-        places = work / "progress.jsonl", work.parent / "tensorboard"
-        flops = step_flops(student.model, student.keeps_below)
-        log = StepLog(*places, execution.tracking, arm.name, len(arm.plan), facts, flops, rate, len(losses))
-        if not student.packs:
-            log.note("rows are computed one at a time: in this model's layers, packed rows would see each other")
+    log = _step_log(student, arm, job, work, rate, len(losses)) if dist.get_rank() == 0 else None
     wanted = arm.settings.exports
     exports = StepExports(wanted, work / EXPORTS, arm.key, chat) if wanted else None
     between = BetweenSteps(arm.key, arm.name, len(arm.plan), arm.settings, exports, config["asks"], work, watchdog.beat)
@@ -224,6 +217,16 @@ def _train_arm(
     took = round(time.monotonic() - began, 2)
     _LOGGER.info("done", extra=place | {"loss": losses[-1] if losses else None, "seconds": took})
     ray.train.report({"arm": arm.name, "loss": losses[-1] if losses else None})
+
+
+def _step_log(student: Student, arm: Arm, job: Mapping[str, Any], work: Path, rate: float, done: int) -> StepLog:
+    facts = {"key": arm.key, "seed": arm.seed, **job["settings"], **job["labels"]}
+    places = work / "progress.jsonl", work.parent / "tensorboard"
+    flops = step_flops(student.model, student.keeps_below)
+    log = StepLog(*places, student.execution.tracking, arm.name, len(arm.plan), facts, flops, rate, done)
+    if not student.packs:
+        log.note("rows are computed one at a time: in this model's layers, packed rows would see each other")
+    return log
 
 
 def _export(

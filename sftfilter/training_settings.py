@@ -110,9 +110,8 @@ class Execution(Settings):
     zero_stage: Annotated[
         Literal[0, 1, 2, 3],
         Field(
-            description="DeepSpeed's: 1 shards optimizer states, 2 gradients as well, 3 parameters as well: no worker's "
-            "device ever holds more than its part and the layer at hand, and the first one's host the model while it is "
-            "loaded and exported"
+            description="DeepSpeed's: 1 shards optimizer states, 2 gradients as well, 3 parameters as well, from loading to "
+            "export: a model need not fit a worker's device, but the first worker's host while it is loaded and exported"
         ),
     ] = 2
     offload: Annotated[
