@@ -62,7 +62,10 @@ def one_worker(chat: ChatFormat, meeting: Path) -> Iterator[Begin]:
         patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
         patch.setenv("LOCAL_RANK", "0")
         await_builds(extensions_dir())
+        import deepspeed
+
         dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=0, world_size=1)
+        deepspeed.init_distributed(dist_init_required=False)
 
         def start(folder: str, settings: TrainingSettings, steps: int = 10, **execution: Any) -> Any:
             from sftfilter.student import Student
@@ -70,7 +73,7 @@ def one_worker(chat: ChatFormat, meeting: Path) -> Iterator[Begin]:
             return Student(folder, settings, Execution(workers=1, **execution), 1, steps, chat)
 
         yield start
-        dist.destroy_process_group()
+        deepspeed.comm.destroy_process_group()  # torch's own leaves DeepSpeed the group's subgroups, for the next one
 
 
 def some_rows(count: int = 4) -> list[Row]:
