@@ -14,6 +14,11 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
     "bias": (None, "none"),
     "modules_to_save": (None, []),
     "alpha_pattern": (None, {}),
+    "rank_pattern": (None, {}),
+    "lora_bias": (None, False),
+    "trainable_token_indices": (None, []),
+    "alora_invocation_tokens": (None, []),
+    "layer_replication": (None, []),
     "use_rslora": (None, False),
     "target_parameters": (None, []),  # of experts
 }

@@ -50,8 +50,12 @@ def read_adapter(folder: str | Path, model: Any) -> Weights:
     weights: Weights = {}
     for key, a in tensors.items():
         name, _, part = key.removeprefix(_PREFIX).partition(".lora_")
-        if part != "A.weight":
+        if part == "B.weight":
             continue
+        if part != "A.weight":
+            raise DataError(
+                f"{path}: '{key}' is of no linear layer, and only those are served from a shared base: set serving.share_base: false"
+            )
         b = tensors[f"{_PREFIX}{name}.lora_B.weight"]
         if (a.shape[1], b.shape[0]) != sizes.get(name):
             raise DataError(f"{path}: '{name}' is no layer of this base, or of another size")

@@ -18,11 +18,11 @@ _KEPT = "oversize_threshold:0,dirty_decay_ms:-1,muzzy_decay_ms:-1"
 def allocator_env() -> dict[str, str]:
     """Environment of a process that keeps freed blocks, in the jemalloc that Ray brings along.
 
-    Empty where Ray brings none, and where the user has chosen a library of their own (LD_PRELOAD).
+    Empty where Ray brings none, and where the user has chosen a library or settings of their own.
     """
     # Located, never imported: Ray reads its tokens when it is first imported, and they are set after this.
     found = find_spec("ray")
     library = Path(str(found and found.origin)).parent / "core" / "libjemalloc.so"
-    if "LD_PRELOAD" in os.environ or not library.exists():
+    if {"LD_PRELOAD", "MALLOC_CONF"} & os.environ.keys() or not library.exists():
         return {}
     return {"LD_PRELOAD": str(library), "MALLOC_CONF": _KEPT}

@@ -140,23 +140,28 @@ def write_model(model: Any, weights: Mapping[str, Tensor], chat: ChatFormat, fol
     """
     plain = model.get_base_model() if hasattr(model, "peft_config") else model
     plain.config.use_cache = True
-    _name_stop(plain, chat.stop_id)
     plain.save_pretrained(folder, state_dict=dict(weights))
     plain.config.use_cache = False
+    _name_stop(folder, chat.stop_id)
     _name_dtype(folder, next(iter(weights.values())).dtype)
     chat.tokenizer.save_pretrained(folder)
     check_export(folder, weights, renamed=bool(getattr(plain, "_weight_conversions", None)))
 
 
-def _name_stop(model: Any, stop: int) -> None:
-    """Servers end an answer where generation_config.json says: it names the token that was learned as well."""
-    config = getattr(model, "generation_config", None)
-    if config is None:
+def _name_stop(folder: Path, stop: int) -> None:
+    """Servers end an answer where generation_config.json says: it names the token that was learned as well.
+
+    In the file: transformers refuses to write what it finds fault with, once it is changed, though the base came so.
+    """
+    path = folder / "generation_config.json"
+    if not path.exists():
         return
-    named = config.eos_token_id
+    config = json.loads(path.read_text())
+    named = config.get("eos_token_id")
     known = named if isinstance(named, list) else [named] if named is not None else []
     if stop not in known:
-        config.eos_token_id = [stop, *known]
+        config["eos_token_id"] = [stop, *known]
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _name_dtype(folder: Path, dtype: torch.dtype) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import socket
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,8 +67,7 @@ class LowerStates:
         self.computed += 1
         size = count * made.element_size()
         if path and size <= self.left:
-            self.left -= size
-            _write_whole(path, made)
+            self.left = self.left - size if _write_whole(path, made) else 0
         return made
 
 
@@ -77,9 +76,13 @@ def _bytes_below(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*/*") if not path.name.startswith("."))
 
 
-def _write_whole(path: Path, made: Tensor) -> None:
-    """Aside and renamed: another worker sees all of it or nothing."""
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=".")
-    with os.fdopen(handle, "wb") as file:
-        file.write(made.contiguous().view(torch.uint8).numpy().tobytes())
-    Path(aside).replace(path)
+def _write_whole(path: Path, made: Tensor) -> bool:
+    """Aside and renamed: another worker sees all of it or nothing. False where the disk takes no more."""
+    aside = path.with_name(f".{path.name}-{socket.gethostname()}-{os.getpid()}")
+    try:
+        aside.write_bytes(made.contiguous().view(torch.uint8).numpy().tobytes())
+        aside.replace(path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        return False
+    return True

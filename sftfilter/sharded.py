@@ -13,6 +13,8 @@ from typing import Any, Literal
 import deepspeed
 import torch
 import torch.distributed as dist
+from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
+from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
 from torch import Tensor
 
 from sftfilter.checkpoint import each_weight, merged
@@ -46,3 +48,12 @@ def collected_weights(model: Any, precision: Literal["bf16", "fp32"]) -> dict[st
 
     found = each_weight(model, whole)
     return found if dist.get_rank() == 0 else {}
+
+
+def forget_sharded() -> None:
+    """Let go of models in parts that are done with: DeepSpeed keeps each on a stack, and as keys of one method's cache."""
+    FWD_MODULE_STACK.clear()
+    method = vars(PartitionedParameterCoordinator).get("_PartitionedParameterCoordinator__params_to_release")
+    for cell in getattr(method, "__closure__", None) or ():
+        if clear := getattr(cell.cell_contents, "cache_clear", None):
+            clear()

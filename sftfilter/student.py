@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from sftfilter.deepspeed_config import deepspeed_config
 from sftfilter.llama_loss import is_known
 from sftfilter.lower_states import LowerStates
 from sftfilter.packed import Row, keeps_rows_apart, packed_loss_sum, tree_loss_sum
-from sftfilter.sharded import collected_weights
+from sftfilter.sharded import collected_weights, forget_sharded
 from sftfilter.training_plan import split_step
 from sftfilter.training_settings import Execution, Lora, TrainingSettings
 from sftfilter.warm_base import WarmBase, first_trained, with_adapters
@@ -181,6 +182,10 @@ class Student:
         self.engine.destroy()
         self.base.take_back(self.model)
         del self.engine, self.model
+        forget_sharded()
+        gc.collect()  # models and engines hold on to themselves, and two would be in memory while the next one is loaded
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def training_device(execution: Execution) -> torch.device:

@@ -23,7 +23,7 @@ from sftfilter.step_asking import AskStep, validation
 from sftfilter.step_ranking import finish_ranked, is_set_aside
 from sftfilter.train_cluster import RunStorage, check_can_ever_run, starts_tried, worker_resources
 from sftfilter.train_failures import diverged, memory_knobs, readable, refusal
-from sftfilter.train_stop import allow, outlast, stoppable
+from sftfilter.train_stop import Stopped, allow, outlast, stoppable, wished
 from sftfilter.train_watchdog import blame
 from sftfilter.training_settings import Execution, Full, Lora, TrainingSettings
 
@@ -92,6 +92,7 @@ def train_all(
         MachineError: the cluster can never have the workers, or those of a killed run are still at work.
         DivergedError: some diverged; the others are in the store.
         KeyboardInterrupt: this process was interrupted; the arm in progress is saved at its last step.
+        Stopped: as above, where this is not the main thread.
         TrainingError: a worker failed; the message carries its reason.
     """
     _check_ranked(runs, ask)
@@ -148,9 +149,15 @@ def _train_missing(
         if run.settings.exports and is_set_aside(exports):
             say = partial(_note, on_event, run.name)
             finish_ranked(exports, run.settings.exports, Store(config["store"]), STAGE, key, say)
+    if wished(work) and not all(_is_over(Store(config["store"]), work, key) for key in missing):
+        raise Stopped  # what the workers have saved is for the next run
     place.clear()
     for folder in (EXPORTS, STATES):
         shutil.rmtree(work / folder, ignore_errors=True)
+
+
+def _is_over(store: Store, work: Path, key: str) -> bool:
+    return store.find(STAGE, key) is not None or diverged(work, key) is not None
 
 
 def _note(on_event: Callable[[Mapping[str, Any]], None], name: str, text: str) -> None:

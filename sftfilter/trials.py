@@ -23,7 +23,7 @@ from sftfilter.progress import Tail
 from sftfilter.stopping import LossAbove, NoProgress
 from sftfilter.train_cluster import groups_at_once
 from sftfilter.train_failures import reason, refusal
-from sftfilter.train_stop import save_and_stop
+from sftfilter.train_stop import Stopped, save_and_stop
 from sftfilter.training import STAGE, WORK, TrainingRun, student_key, train_all
 from sftfilter.training_settings import Execution
 
@@ -229,6 +229,8 @@ def train_one(
             storage=place,
             on_event=on_event,
         )
+    except Stopped:
+        pass  # it is saved, and the driver has left already
     except DivergedError as error:
         tune.report({"refused": str(error)})  # it would diverge again, so Tune is not told to retry
     except SftfilterError as error:

@@ -92,9 +92,13 @@ def with_adapters(model: Any, method: Lora) -> Any:
     """The model with fresh adapters, everything else frozen.
 
     Raises:
-        TrainingError: the model has fewer layers than adapters are wanted on, or no module that can have them.
+        TrainingError: the model has fewer layers than adapters are wanted on, or no module that can have them, or they are
+            wanted on its embeddings.
     """
     from peft import LoraConfig, get_peft_model
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
 
     config = LoraConfig(
         task_type="CAUSAL_LM",
@@ -105,12 +109,20 @@ def with_adapters(model: Any, method: Lora) -> Any:
         lora_dropout=0.0,
     )
     try:
-        return get_peft_model(model, config, autocast_adapter_dtype=False)
+        adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
     except ValueError as error:
         raise TrainingError(
             f"training.method.targets: {method.targets} does not fit {type(model).__name__}: {error} Name the modules that "
             "shall have adapters, such as targets: [in_proj, x_proj]"
         ) from error
+    for name, module in adapted.get_base_model().named_modules():
+        if isinstance(module, BaseTunerLayer) and any(module.get_base_layer() is end for end in ends):
+            # Embeddings and head are often one tensor, of which an adapter on either would make two.
+            raise TrainingError(
+                f"training.method.targets: '{name}' holds embeddings, which are trained whole or not at all: leave it out, "
+                "or set training.method: {kind: full}"
+            )
+    return adapted
 
 
 def _lower_layers(model: Any, method: Lora) -> str | None:

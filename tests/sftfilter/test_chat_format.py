@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,25 @@ def test_a_student_names_the_stop_token_that_it_learned(chat: ChatFormat, tmp_pa
         write_model(model, dict(model.state_dict()), made, tmp_path / named)
         told = GenerationConfig.from_pretrained(tmp_path / named).eos_token_id
         assert told == ([made.stop_id, document] if named == "added" else made.stop_id)
+
+
+def test_a_base_with_a_faulty_generation_config_is_exported(chat: ChatFormat, tmp_path: Path) -> None:
+    """As some are published: a temperature, and no word that anything is drawn."""
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+    from sftfilter.checkpoint import write_model
+    from sftfilter.models import load_model
+
+    sizes: dict[str, Any] = dict.fromkeys(("hidden_size", "intermediate_size"), 8) | {"num_hidden_layers": 1}
+    config = LlamaConfig(vocab_size=len(chat.tokenizer), num_attention_heads=2, num_key_value_heads=2, **sizes)
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "base")
+    told = {"temperature": 0.9, "top_p": 0.6, "eos_token_id": chat.stop_id + 1}
+    (tmp_path / "base" / "generation_config.json").write_text(json.dumps(told))
+    model = load_model(str(tmp_path / "base"), "float32")
+    write_model(model, dict(model.state_dict()), chat, tmp_path / "student")
+    kept = GenerationConfig.from_pretrained(tmp_path / "student")
+    assert kept.eos_token_id == [chat.stop_id, chat.stop_id + 1]
+    assert (kept.temperature, kept.top_p) == (0.9, 0.6)
 
 
 @pytest.mark.parametrize("text", ["One.<|im_end|>Two.", "<|im_end|>\nTwo.<|im_end|>"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -101,3 +102,30 @@ def test_a_model_that_adapters_do_not_fit_is_refused(begin: Begin, chat: ChatFor
         TrainingError, match=r"training\.method\.targets: all-linear does not fit Mamba.*Name the modules"
     ):
         begin(base, LORA, zero_stage=2)
+
+
+@pytest.mark.parametrize("end", ["lm_head", "embed_tokens"])
+def test_adapters_on_embeddings_are_refused(begin: Begin, chat: ChatFormat, tmp_path: Path, end: str) -> None:
+    base = random_model("llama", tmp_path / "base", chat, tie_word_embeddings=False)
+    settings = LORA.model_copy(update={"method": Lora(rank=4, alpha=8, targets=["q_proj", end])})
+    with pytest.raises(TrainingError, match=rf"training\.method\.targets: '.*{end}' holds embeddings.*kind: full"):
+        begin(base, settings, zero_stage=2)
+
+
+def test_an_adapter_of_other_layers_than_linear_ones_is_not_served(chat: ChatFormat, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    base = random_model("llama", tmp_path / "base", chat, tie_word_embeddings=False)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "embed_tokens"])
+    get_peft_model(load_model(base, "float32"), config).save_pretrained(str(tmp_path / "adapter"))
+    with pytest.raises(DataError, match=r"embed_tokens.*is of no linear layer.*share_base: false"):
+        read_adapter(tmp_path / "adapter", load_model(base, "float32"))
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_a_closed_students_memory_is_free_at_once(begin: Begin, chat: ChatFormat, tmp_path: Path, stage: int) -> None:
+    student = begin(random_model("llama", tmp_path / "base", chat), FULL, zero_stage=stage)
+    student.step(some_rows())
+    model = weakref.ref(student.model)
+    student.close()
+    assert model() is None

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from sftfilter.chat_format import ChatFormat
 from sftfilter.errors import MachineError, TrainingError
 from sftfilter.models import load_tokenizer
 from sftfilter.train_cluster import RunStorage
-from sftfilter.train_stop import SAVES_S, allow, outlast, stoppable, wished
+from sftfilter.train_stop import SAVES_S, Stopped, allow, outlast, stoppable, wished
 from tests.chaos.fault_table import FaultRow, keep
 from tests.conftest import REPOSITORY
 from tests.training_case import FULL, LORA, Case, Killer, furthest, kill_one, same_bits, tiny_llama, weights
@@ -211,6 +212,25 @@ def test_a_stop_saves_the_arm_at_its_last_step(ray_once: None, ctrl_c: None, cas
     done = case.train(runs, "stopped", interrupt, checkpoint_every_s=None)["lora"]
     assert [event["at"] for event in events if "resumed" in event] == [saved]
     assert same_bits(done, case.train(runs, "not-stopped")["lora"])
+
+
+@pytest.mark.ray
+def test_a_sweeps_trial_that_is_stopped_keeps_its_checkpoint(ray_once: None, case: Case) -> None:
+    """Trials train outside the main thread, and the driver leaves word in the file."""
+    events: list[Mapping[str, Any]] = []
+
+    def stop(event: Mapping[str, Any]) -> None:
+        events.append(event)
+        if event.get("step") == 3:
+            (case.storage / "trial" / "training" / "stop").write_text("yes")
+
+    runs = [case.run("lora", LONG["lora"])]
+    with ThreadPoolExecutor(1) as thread, pytest.raises(Stopped):
+        thread.submit(case.train, runs, "trial", stop, checkpoint_every_s=None).result()
+    (saved,) = [event["at"] for event in events if "stopped" in event]
+    done = case.train(runs, "trial", events.append, checkpoint_every_s=None)["lora"]
+    assert [event["at"] for event in events if "resumed" in event] == [saved]
+    assert len(json.loads((done.path / "losses.json").read_text())) == STEPS
 
 
 def test_a_second_interrupt_waits_for_nothing(ctrl_c: None, tmp_path: Path) -> None:

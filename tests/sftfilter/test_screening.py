@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,20 @@ def test_stored_states_are_the_same_bits_and_bounded(tmp_path: Path) -> None:
     other = LowerStates(base, 2, tmp_path, 0)  # another worker, or the next arm
     assert torch.equal(other.of(ROWS[0]), fresh.of(ROWS[0]))
     assert other.computed == 0
+
+
+def test_a_disk_that_takes_no_states_costs_nothing_but_time(tmp_path: Path) -> None:
+    model = screened(2)
+    lower = LowerStates(model.get_base_model(), 2, tmp_path, 2**20)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        made = lower.of(ROWS[0])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert torch.equal(lower.of(ROWS[0]), made)
+    assert lower.computed == 2
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()]
 
 
 def test_more_layers_than_there_are_is_refused() -> None:
