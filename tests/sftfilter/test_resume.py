@@ -33,6 +33,8 @@ LONG = {
     for name, settings in (("full", FULL), ("lora", LORA))
 }
 
+LONGER = LONG["lora"].model_copy(update={"steps": 400})  # of 10 ms each: what is to happen at one does before the last
+
 
 @pytest.fixture(scope="module")
 def ray_once() -> Iterator[None]:
@@ -203,12 +205,12 @@ def test_a_stop_saves_the_arm_at_its_last_step(ray_once: None, ctrl_c: None, cas
         if event.get("step") == 3 and not any("stopped" in e or "resumed" in e for e in events):
             os.kill(os.getpid(), signal.SIGINT)
 
-    runs = [case.run("lora", LONG["lora"])]
+    runs = [case.run("lora", LONGER)]
     with pytest.raises(KeyboardInterrupt):
         case.train(runs, "stopped", interrupt, checkpoint_every_s=None)
     (saved,) = [event["at"] for event in events if "stopped" in event]
     reached = max(event["step"] for event in events if "step" in event)
-    assert 3 <= saved == reached < STEPS, "no step is taken once the arm is saved, and none is lost"
+    assert 3 <= saved == reached < LONGER.steps, "no step is taken once the arm is saved, and none is lost"
     done = case.train(runs, "stopped", interrupt, checkpoint_every_s=None)["lora"]
     assert [event["at"] for event in events if "resumed" in event] == [saved]
     assert same_bits(done, case.train(runs, "not-stopped")["lora"])
@@ -224,13 +226,13 @@ def test_a_sweeps_trial_that_is_stopped_keeps_its_checkpoint(ray_once: None, cas
         if event.get("step") == 3:
             (case.storage / "trial" / "training" / "stop").write_text("yes")
 
-    runs = [case.run("lora", LONG["lora"])]
+    runs = [case.run("lora", LONGER)]
     with ThreadPoolExecutor(1) as thread, pytest.raises(Stopped):
         thread.submit(case.train, runs, "trial", stop, checkpoint_every_s=None).result()
     (saved,) = [event["at"] for event in events if "stopped" in event]
     done = case.train(runs, "trial", events.append, checkpoint_every_s=None)["lora"]
     assert [event["at"] for event in events if "resumed" in event] == [saved]
-    assert len(json.loads((done.path / "losses.json").read_text())) == STEPS
+    assert len(json.loads((done.path / "losses.json").read_text())) == LONGER.steps
 
 
 def test_a_second_interrupt_waits_for_nothing(ctrl_c: None, tmp_path: Path) -> None:
