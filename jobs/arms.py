@@ -25,7 +25,7 @@ from sftfilter.training_plan import TrainingPlan
 if TYPE_CHECKING:
     import polars as pl
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)

@@ -50,10 +50,11 @@ class RandomControl(SelectorSettings):
 
 
 class LengthMatchedRandom(SelectorSettings):
-    """As many rows as another selector takes, of like length, drawn from the rows that it does not take.
+    """As many prompts (with all their rows), or as many single rows, as another selector takes, with answers of like length.
 
-    The lengths of all rows are cut at their quantiles into `bins` bins; from each bin come exactly as many rows as the
-    other selector has there.
+    What the intervention on it counts by is drawn: prompts of which the other selector takes no row, by the mean length of
+    their answers, or rows that it does not take. Lengths are cut at their quantiles into `bins` bins; from each bin come
+    exactly as many as the other selector has there.
     """
 
     kind: Literal["length_matched_random"]
@@ -80,25 +81,40 @@ class LengthMatchedRandom(SelectorSettings):
         known = lengths.is_not_null().to_numpy()
         if (like & ~known).any():
             raise DataError(f"{int((like & ~known).sum())} rows of '{self.size_of}' have no length by '{self.by}'")
-        value = lengths.cast(pl.Float64).fill_null(0.0).to_numpy()
-        bins = np.searchsorted(self._edges(value[known]), value, side="right")
+        units = np.arange(len(pool)) if given.by_row else np.searchsorted(pool.prompts, pool.prompt)
+        count = int(units.max(initial=-1)) + 1
+        rows = np.bincount(units, known, count)
+        total = np.bincount(units, lengths.cast(pl.Float64).fill_null(0.0).to_numpy() * known, count)
+        value = np.divide(total, rows, out=np.zeros(count), where=rows > 0)
+        wanted = np.bincount(units, like, count) > 0
         by_id = np.argsort(pool.column("rank").to_numpy())
-        order = by_id[draw_order(len(pool), self.seed, given.seed)]
+        order = units[by_id[draw_order(len(pool), self.seed, given.seed)]]
+        order = order[np.sort(np.unique(order, return_index=True)[1])]  # a prompt where the first of its rows comes
+        drawn = self._drawn(value, rows > 0, wanted, order, "rows" if given.by_row else "prompts")
+        return Taken(pl.Series(drawn[units]))
+
+    def _drawn(
+        self, value: np.ndarray, known: np.ndarray, like: np.ndarray, order: np.ndarray, what: str
+    ) -> np.ndarray:
+        """Which prompts or rows are taken; all arguments but `order`, which permutes them, have a line for each."""
+        import numpy as np
+
+        bins = np.searchsorted(self._edges(value[known]), value, side="right")
         order = order[(known & ~like)[order]]
-        drawn = np.zeros(len(pool), bool)
-        wanted, free = (np.bincount(bins[rows], minlength=self.bins) for rows in (like, order))
+        wanted, free = (np.bincount(bins[some], minlength=self.bins) for some in (like, order))
         if (wanted > free).any():
-            raise DataError(self._too_few(wanted, free, value[known]))
+            raise DataError(self._too_few(wanted, free, value[known], what))
+        drawn = np.zeros(len(value), bool)
         for number in np.flatnonzero(wanted):
             drawn[order[bins[order] == number][: wanted[number]]] = True
-        return Taken(pl.Series(drawn))
+        return drawn
 
     def _edges(self, lengths: np.ndarray) -> np.ndarray:
         import numpy as np
 
         return np.quantile(lengths, np.linspace(0, 1, self.bins + 1)[1:-1]) if len(lengths) else np.array([])
 
-    def _too_few(self, wanted: np.ndarray, free: np.ndarray, lengths: np.ndarray) -> str:
+    def _too_few(self, wanted: np.ndarray, free: np.ndarray, lengths: np.ndarray, what: str) -> str:
         ends = [float(lengths.min()), *self._edges(lengths).tolist(), float(lengths.max())]
         short = [
             f"length {ends[n]:g} to {ends[n + 1]:g}: {w} wanted, {f} there"
@@ -106,6 +122,6 @@ class LengthMatchedRandom(SelectorSettings):
             if w > f
         ]
         return (
-            f"too few rows outside '{self.size_of}' to match its lengths ({'; '.join(short)}): use fewer bins, "
+            f"too few {what} outside '{self.size_of}' to match its lengths ({'; '.join(short)}): use fewer bins, "
             "or a selector that takes less"
         )

@@ -59,8 +59,10 @@ def _rows(chosen: Selection) -> set[str]:
     return set(chosen.pool.frame.rollout_ids.slice(chosen.pool.start, len(chosen.pool)).filter(pl.Series(chosen.rows)))
 
 
-def _pick(frame: ScoreFrame, seed: int = 0, teacher: str | None = "T", **settings: Any) -> Selection:
-    return select("x", _selectors(x=settings), frame.pool(teacher), seed)
+def _pick(
+    frame: ScoreFrame, seed: int = 0, teacher: str | None = "T", by_row: bool = False, **settings: Any
+) -> Selection:
+    return select("x", _selectors(x=settings), frame.pool(teacher), seed, by_row=by_row)
 
 
 @pytest.mark.parametrize(
@@ -108,16 +110,36 @@ def test_random_controls_match_and_move_with_the_seed(frame: ScoreFrame) -> None
     assert len({frozenset(rows) for rows in by_rows}) > 3
 
 
-def test_length_matched_random_has_exact_counts_per_bin_and_none_of_the_others_rows(frame: ScoreFrame) -> None:
-    drawn = [_rows(_pick(frame, s, kind="length_matched_random", size_of="flagged", bins=2)) for s in range(20)]
+def test_length_matched_random_rows_have_exact_counts_per_bin_and_none_of_the_others(frame: ScoreFrame) -> None:
+    like = {"kind": "length_matched_random", "by_row": True}
+    drawn = [_rows(_pick(frame, s, size_of="flagged", bins=2, **like)) for s in range(20)]
     for rows in drawn:  # answer i has i + 1 characters; T0 and T2 are in the shorter half, T5 in the longer
         assert rows.isdisjoint({"T0", "T2", "T5"})
         assert sorted(int(row[1:]) < 5 for row in rows) == [False, True, True]
     assert len({frozenset(rows) for rows in drawn}) > 3
     with pytest.raises(DataError, match=r"selector x: too few rows outside 'S'.*length 1 to 3.25: 3 wanted, 0 there"):
-        _pick(frame, kind="length_matched_random", size_of="S", bins=4)
+        _pick(frame, size_of="S", bins=4, **like)
     with pytest.raises(DataError, match="1 rows of 'S' have no length by 'lexicon'"):
         _pick(frame, kind="length_matched_random", size_of="S", by="lexicon")
+
+
+def test_length_matched_random_prompts_are_as_many_outside_the_others_prompts() -> None:
+    """Three answers to each of twelve prompts, those of every second one long, of which one is flagged in two prompts."""
+    ids, words = [f"T{i:02}" for i in range(36)], [100 if i // 3 % 2 else 1 for i in range(36)]
+    rows = {"rollout_id": ids, "prompt_id": [f"p{i // 3:02}" for i in range(36)], "source": "f", "kind": ""}
+    rollouts = {"T": pl.LazyFrame(rows | {"completion": ["x" * count for count in words]})}
+    flags = {name: float(name in ("T04", "T30")) for name in ids}  # a long answer to p01, a short one to p10
+    frame = score_frame(rollouts, {"lexicon": _scores(flags)}, lengths=True)
+    like = {"kind": "length_matched_random", "size_of": "flagged", "bins": 2}
+    drawn = [_pick(frame, seed, **like) for seed in range(20)]
+    for one in drawn:
+        prompts = {int(row[1:]) // 3 for row in _rows(one)}
+        assert len(_rows(one)) == 6 and prompts.isdisjoint({1, 10})
+        assert sorted(number % 2 for number in prompts) == [0, 1]
+    assert len({frozenset(_rows(one)) for one in drawn}) > 10
+    with pytest.raises(DataError, match=r"too few prompts outside 'all-long'"):
+        many = {"all-long": {"kind": "ids", "ids": [f"p{n:02}" for n in range(1, 12, 2)]}}
+        select("x", _selectors(x=like | {"size_of": "all-long"}, **many), frame.pool("T"), 0)
 
 
 def test_ids_from_a_file_and_unknown_ones_are_named(frame: ScoreFrame, tmp_path: Path) -> None:
