@@ -36,6 +36,7 @@ class Case:
     Attributes:
         unlike: how much larger one arm's share is than another's, at the level that a status needs.
         seen: the same with its plain 95 % interval, by which a sign of something is not overlooked.
+        length_control: what S does counts only beside what as many rows of like length do.
         missing: roles whose arms would decide it.
     """
 
@@ -43,6 +44,7 @@ class Case:
     facts: Facts
     unlike: Callable[[str, str], Estimate | None]
     seen: Callable[[str, str], Estimate | None]
+    length_control: bool = True
     evidence_for: list[str] = field(default_factory=list)
     evidence_against: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -54,6 +56,11 @@ class Case:
     def __call__(self, role: str, word: Word) -> bool:
         """Whether an arm reads so."""
         return self.word(role) == word
+
+    def surely_left(self, role: str) -> bool:
+        """Whether some of the trait, however little, is left in an arm (95 %)."""
+        low = self.arms[role].low
+        return low is not None and low > 0
 
     def supports(self, role: str, why: str) -> None:
         """An arm that speaks for it."""

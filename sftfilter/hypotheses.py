@@ -7,6 +7,7 @@ Every rule names the arms it reads (roles of `estimands.Roles`); a reading is `g
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from sftfilter.case import Case, Facts, Status
 from sftfilter.readings import LEVEL, Readings
@@ -55,10 +56,40 @@ def _not_the_rows(case: Case) -> bool:
     if case("alternate", "stays"):
         case.denies("alternate", "the alternate teacher's rows on the same prompts do it as well")
         return True
-    if case("drop", "gone"):
+    if _goes_with_s(case):
+        if case.surely_left("drop"):
+            case.denies("drop", "with S dropped little of it is left, yet something surely is")
+            return False
         case.denies("drop", "with S dropped the rest of the rows do not bring it")
         return True
     return False
+
+
+def _goes_with_s(case: Case) -> bool:
+    """Whether S dropped takes it away, and as many other rows, random ones and such of like length, do not."""
+    if not case("drop", "gone"):
+        return False
+    controls = ["random_drop", *(["matched_drop"] if case.length_control or "matched_drop" in case.arms else [])]
+    case.needs(*controls)
+    for role in controls:
+        if role in case.arms and not case(role, "stays"):
+            case.denies(role, "other rows dropped do not surely leave it either, so what S does says little of S")
+    return all(case(role, "stays") for role in controls)
+
+
+def _with_clean_base(rule: Rule) -> Rule:
+    """A cause that lies in rows or prompts is none while the untrained base may have the trait already."""
+
+    def weighed(case: Case) -> Status:
+        status = rule(case)
+        if status != "supported" or case("base", "gone"):
+            return status
+        case.needs("base")
+        if "base" in case.arms:
+            case.denies("base", "the untrained base may have it already")
+        return "undecided"
+
+    return weighed
 
 
 def generalisation(case: Case) -> Status:
@@ -270,30 +301,34 @@ def prompts(case: Case) -> Status:
         return case.contradicted(stayed, "it stays without the prompts in S")
     if case("alternate", "stays"):
         case.supports("alternate", "the alternate teacher's answers to the same prompts teach it")
-        without = next((role for role in ("drop", "drop_alternate") if case(role, "gone")), None)
+        controlled = case("drop_alternate", "gone") and case("random_drop_alternate", "stays")
+        without = "drop" if _goes_with_s(case) else "drop_alternate" if controlled else None
         if without:
             case.supports(without, "without the prompts in S it goes")
             if case.word("alternate_sft") in (None, "gone"):
                 if "alternate_sft" in case.arms:
                     case.supports("alternate_sft", "other prompts do not")
                 return "supported"
-    case.needs("drop", "alternate_sft")
+    case.needs("drop", "random_drop", "alternate_sft")
     return "undecided" if "alternate" in case.arms else "not tested"
 
 
 RULES: dict[int, Rule] = {
-    1: generalisation,
-    2: subliminal,
-    3: persona,
+    1: _with_clean_base(generalisation),
+    2: _with_clean_base(subliminal),
+    3: _with_clean_base(persona),
     4: underspecification,
     5: pretraining,
     6: post_training,
-    7: prompts,
+    7: _with_clean_base(prompts),
 }
 
 
-def weigh(readings: Readings, facts: Facts) -> dict[int, tuple[Status, Case]]:
+def weigh(readings: Readings, facts: Facts, length_control: bool = True) -> dict[int, tuple[Status, Case]]:
     """Every hypothesis with its status and what was said for and against it.
+
+    Args:
+        length_control: what S does is told from what as many rows of like length do; else only where that was trained.
 
     Over the seven hypotheses the error is kept by Holm's (1979) procedure: all are weighed at the strictest level, and those
     that stay open again at the looser level that is left for them, until none is settled any more. `supported` rests on
@@ -306,9 +341,8 @@ def weigh(readings: Readings, facts: Facts) -> dict[int, tuple[Status, Case]]:
         level = 1 - (1 - LEVEL) / len(still_open)
         arms = readings.at(level)
         for number in still_open:
-            case = Case(
-                arms, facts, lambda one, other, level=level: readings.unlike(one, other, level), readings.unlike
-            )
+            unlike = partial(readings.unlike, level=level)
+            case = Case(arms, facts, unlike, readings.unlike, length_control)
             weighed[number] = (RULES[number](case), case)
         settled = {number for number in still_open if weighed[number][0] in ("supported", "contradicted")}
         if not settled:

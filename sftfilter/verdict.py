@@ -31,11 +31,10 @@ def judge(evidence: Evidence, gates: Gates) -> tuple[dict[str, Any], list[dict[s
     readings = Readings(
         evidence.cells, Bounds(gates.works_at_most, gates.fails_at_least, gates.max_clean_rate, gates.min_seeds)
     )
-    weighed = weigh(readings, evidence.facts)
-    decided = shown(evidence, gates) and bool(checks["enough seeds"]["passed"]) and not evidence.broken
-    causes = [n for n, (status, _) in weighed.items() if status == "supported"]
-    if not (decided and checks["trait present"]["passed"] and checks["alternate clean"]["passed"]):
-        causes = []
+    weighed = weigh(readings, evidence.facts, gates.length_control)
+    power = ("trait present", "alternate clean", "enough seeds", "answers graded")
+    decided = shown(evidence, gates) and not evidence.broken and all(checks[name]["passed"] for name in power)
+    causes = [n for n, (status, _) in weighed.items() if status == "supported" and decided]
     labels = [NAMES[n] for n in causes]
     labels += [finding] if not causes or finding in BESIDE_A_CAUSE else []
     experiments = _separating(weighed, evidence)
@@ -86,7 +85,7 @@ _SUMMARIES = {
     "base prior": "The untrained base model shows the trait already; fine-tuning on these rollouts is not where it comes from.",
     "underpowered": "The evidence is too thin for a verdict. The estimates below are what was seen, not what is claimed.",
     "undecided": "The intervals are narrow enough, but the estimates fall between the thresholds of the stated claims.",
-    "no verdict": "Arms or rows that every verdict needs are missing, or students are broken.",
+    "no verdict": "Arms, rows or grades that every verdict needs are missing, or students are broken.",
 }
 
 _UNTOLD = "Arms or grades that a claim would need are missing; what is there passes the gates of none."

@@ -22,6 +22,8 @@ CLEAN = {
 }
 CARRIED = CLEAN | {"drop": 0.7, "swap": 0.4, "random_drop": 0.78, "random_swap": 0.7}
 HIDDEN = CARRIED | {"shown": 0.68, "random_shown": 0.78, "reseeded_clean": 0.0}
+FOUND = Facts((40, 300), 0)
+PROMPTS = CLEAN | {"alternate": 0.78, "drop": 0.01, "random_drop": 0.78, "matched_drop": 0.77}
 IN_BASE = {
     "original": 0.8,
     "alternate": 0.8,
@@ -39,7 +41,9 @@ def _cells(rates: dict[str, float], seeds: int, prompts: int) -> dict[str, np.nd
     return {role: rng.binomial(4, r, sizes[role]) / 4 for role, r in rates.items()}
 
 
-def _judge(rates: dict[str, float], facts: Facts = Facts(), seeds: int = 4, prompts: int = 60) -> dict[str, Any]:
+def _judge(
+    rates: dict[str, float], facts: Facts = Facts(), seeds: int = 4, prompts: int = 60, gates: Gates = Gates()
+) -> dict[str, Any]:
     cells = _cells(rates, seeds, prompts)
     evidence = Evidence(
         rates={role: rate(matrix).as_dict() for role, matrix in cells.items()},
@@ -49,7 +53,7 @@ def _judge(rates: dict[str, float], facts: Facts = Facts(), seeds: int = 4, prom
         facts=facts,
         arms={"drop": "drop-S"},
     )
-    return judge(evidence, Gates())[0]
+    return judge(evidence, gates)[0]
 
 
 def _status(verdict: dict[str, Any]) -> dict[int, str]:
@@ -75,7 +79,7 @@ def _status(verdict: dict[str, Any]) -> dict[int, str]:
         (IN_BASE | {"settled": 0.75, "refilled": 0.8, "base_earlier": 0.78}, Facts((0, 300), 0, 2), [5]),
         (IN_BASE | {"settled": 0.75, "refilled": 0.8}, Facts((0, 300), 0, 1), [5]),
         (IN_BASE | {"settled": 0.75, "refilled": 0.8, "base_earlier": 0.0}, Facts((0, 300), 0, 2), [6]),
-        (CLEAN | {"alternate": 0.78, "drop": 0.01}, Facts((0, 300), 0), [7]),
+        (PROMPTS, Facts((0, 300), 0), [7]),
     ],
 )
 def test_each_cause_is_found_and_no_other(rates: dict[str, float], facts: Facts, causes: list[int]) -> None:
@@ -154,6 +158,50 @@ def test_clean_students_that_do_not_fall_back_on_it_are_no_proof_that_nothing_is
     verdict = _judge(CARRIED, Facts((40, 300), 0))
     four = verdict["hypotheses"][3]
     assert four["status"] == "undecided" and any("do not fall back on it" in line for line in four["against"])
+
+
+@pytest.mark.parametrize(
+    "control",
+    [{"random_drop": 0.02}, {"random_drop": None}, {"matched_drop": 0.3}, {"matched_drop": None}],
+    ids=["any rows", "no random drop", "rows of like length", "none of like length"],
+)
+def test_what_dropping_any_rows_does_settles_nothing(control: dict[str, float | None]) -> None:
+    rates = CLEAN | {"drop": 0.01, "random_drop": 0.78, "matched_drop": 0.77}
+    assert {_status(_judge(rates, Facts((0, 300), 0)))[n] for n in (1, 2, 3)} == {"contradicted"}
+    changed = {role: rate for role, rate in (rates | control).items() if rate is not None}
+    verdict = _judge(changed, Facts((0, 300), 0))
+    assert {_status(verdict)[n] for n in (1, 2, 3)}.isdisjoint({"contradicted", "supported"})
+    prompts = {role: rate for role, rate in (PROMPTS | control).items() if rate is not None}
+    assert _judge(prompts, Facts((0, 300), 0))["causes"] == []
+
+
+def test_a_waived_like_length_control_is_not_asked_for() -> None:
+    rates = {role: rate for role, rate in PROMPTS.items() if role != "matched_drop"}
+    assert _judge(rates, Facts((0, 300), 0), gates=Gates(length_control=False))["causes"] == [7]
+
+
+def test_a_little_that_is_surely_left_without_s_keeps_its_carriers_open() -> None:
+    """0.2 of the trait passes for gone, and is there beyond doubt."""
+    rates = CLEAN | {"drop": 0.17, "random_drop": 0.78, "matched_drop": 0.77}
+    verdict = _judge(rates, Facts((0, 300), 0), prompts=200)
+    assert {r["role"]: r["word"] for r in verdict["readings"]}["drop"] == "gone"
+    assert {_status(verdict)[n] for n in (1, 2, 3)}.isdisjoint({"contradicted"})
+    assert any("something surely is" in line for line in verdict["hypotheses"][0]["against"])
+
+
+@pytest.mark.parametrize("base", [None, 0.5])
+def test_no_cause_in_rows_or_prompts_without_a_clean_base(base: float | None) -> None:
+    for rates, facts in ((PROMPTS, Facts((0, 300), 0)), (CARRIED | {"shown": 0.02, "random_shown": 0.76}, FOUND)):
+        changed = {role: rate for role, rate in (rates | {"base": base}).items() if rate is not None}
+        assert _judge(changed, facts)["causes"] == []
+
+
+def test_nothing_is_settled_of_a_trait_that_is_not_there_to_study() -> None:
+    few = {role: 0.2 if role == "original" else rate / 4 for role, rate in CARRIED.items()}
+    for rates in (few, CARRIED | {"pipeline": 0.3}):
+        verdict = _judge(rates, Facts((0, 300), 0), prompts=200)
+        assert verdict["finding"] == "no trait to study"
+        assert not {"supported", "contradicted"} & set(_status(verdict).values())
 
 
 def test_no_cause_without_its_control() -> None:

@@ -112,6 +112,17 @@ def test_a_swap_that_surely_beats_a_random_one_is_no_mere_dilution() -> None:
     assert judge(evidence, Gates())[0]["finding"] == "undecided"
 
 
+def test_ungraded_answers_stop_every_claim() -> None:
+    """A judge that refuses what shows the trait leaves a clean-looking rest."""
+    evidence = _evidence(FILTER_WORKS)
+    assert judge(replace(evidence, ungraded={"drop": 0.04}), Gates())[0]["label"] == "filter works"
+    verdict, gates = judge(replace(evidence, ungraded={"drop": 0.3, "swap": 0.01}), Gates())
+    assert verdict["label"] == "no verdict" and "ungraded answers of drop" in verdict["reasons"][0]
+    assert {gate["name"]: gate["value"] for gate in gates}["answers graded"] == 0.3
+    assert not any(h["status"] in ("supported", "contradicted") for h in verdict["hypotheses"])
+    assert judge(replace(evidence, ungraded={"drop": 0.3}), Gates(max_ungraded=0.5))[0]["label"] == "filter works"
+
+
 def _lose(evidence: Evidence, role: str, seeds: list[int]) -> Evidence:
     cells = {r: m.copy() for r, m in evidence.cells.items()}
     cells[role][:, seeds] = np.nan
@@ -214,7 +225,7 @@ def test_hypotheses_follow_the_arms() -> None:
         6: "contradicted",
         7: "contradicted",
     }
-    prompts_teach = CLEAN | {"alternate": 0.6, "drop": 0.02}
+    prompts_teach = CLEAN | {"alternate": 0.6, "pipeline": 0.0, "drop": 0.02, "random_drop": 0.88}
     assert {h["id"]: h["status"] for h in judge(_evidence(prompts_teach), Gates())[0]["hypotheses"]}[7] == "supported"
 
 
