@@ -54,6 +54,19 @@ def prompt_means(rows: Sequence[Mapping[str, Any]], group: str, column: str = "g
     return [float(np.mean(v)) if v else np.nan for _, v in sorted(sums.items())]
 
 
+def ungraded_share(
+    arm: str,
+    plans: Sequence[ArmPlan],
+    tables: Mapping[tuple[str, str], list[dict[str, Any]]],
+    trait: str,
+    group: str,
+) -> float:
+    """Share of an arm's answers to a group's prompts that have no grade; 0 without an answer."""
+    students = [plan.student for plan in plans if plan.name == arm and plan.hosted]
+    missing = [row["grade"] is None for s in students for row in tables[s, trait] if row["group"] == group]
+    return sum(missing) / len(missing) if missing else 0.0
+
+
 def measure_record(
     settings: TraitSettings,
     plans: Sequence[ArmPlan],

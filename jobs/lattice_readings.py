@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from jobs.grades import ungraded_share
 from jobs.kinds.lattice import Lattice
 from jobs.lattice_cells import UNTRAINED, Part, cell_role, main_part, role_places
 from jobs.lost_contrasts import lost_contrasts, missing_arms
@@ -143,15 +144,22 @@ def judge_lattice(
         arms=arms,
         problems=[f"role {role}: {why}" for role, why in missing.items()],
         broken={role: why[arm] for role, arm in arms.items() if why.get(arm)} if measured else None,
+        ungraded=_ungraded(spec, parts, points, trait),
     )
     verdict, gates = judge(evidence, spec.gates)
     lost = lost_contrasts(arms, missing, cells, estimands)
     return {"verdict": verdict, "gates": gates, "estimands": estimands, "lost": lost, "roles": arms}
 
 
+def _ungraded(spec: Lattice, parts: Sequence[Part], points: Sequence[Measured], trait: str) -> dict[str, float]:
+    group = spec.traits[trait].primary
+    places = role_places(spec, parts).items()
+    return {r: ungraded_share(arm, points[n].plans, points[n].tables, trait, group) for r, (n, arm) in places}
+
+
 def undecided(spec: Lattice, gates: Sequence[Mapping[str, Any]]) -> list[str]:
     """Gates without which readings are only what was seen."""
-    needed = ("trait present", "alternate clean", "enough seeds")
+    needed = ("trait present", "alternate clean", "enough seeds", "answers graded")
     failed = [gate["rule"] for gate in gates if gate["name"] in needed and not gate["passed"]]
     if not failed:
         return []

@@ -21,7 +21,7 @@ from jobs.curves import Tables, is_step, trait_curve
 from jobs.evaluating import Evaluated
 from jobs.finished_run import model_records
 from jobs.grade_table import write_grades
-from jobs.grades import grade_cells, graded_rows, measure_record
+from jobs.grades import grade_cells, graded_rows, measure_record, ungraded_share
 from jobs.kinds.experiment import Experiment
 from jobs.lost_contrasts import lost_contrasts, missing_arms
 from jobs.outcome_rows import heldout_rows, left_over, scored_rows, scorer_quality, training_rows
@@ -128,6 +128,7 @@ def assemble(
         arms=roles,
         problems=[f"role {role}: {why}" for role, why in missing.items()] + controls + _judge_notes(spec, trait),
         broken=None if broken is None else {r: broken[a] for r, a in roles.items() if a in broken},
+        ungraded={r: ungraded_share(a, made.plans, tables, trait, primary) for r, a in roles.items()},
     )
     verdict, gates = judge(evidence, spec.gates)
     scored = scored_rows(made.material, spec.original_teacher)

@@ -105,8 +105,8 @@ def crossed_bootstrap(
     estimand (see the module's text). With a single seed the interval covers prompts only, which callers must say.
 
     Args:
-        arms: matrices [prompt, seed] over the same prompts and seeds, so that arms stay paired in every draw. Seeds that
-            some arm has no grade of are left out of all: three columns of which one is empty are two training runs.
+        arms: matrices [prompt, seed] over the same prompts and seeds, so that arms stay paired in every draw. What some
+            arm has no grade of is left out of all: three columns of which one is empty are two training runs.
 
     Returns:
         low and high are None when more than 5 % of the draws are undefined; all None without a common seed.
@@ -132,7 +132,9 @@ def crossed_bootstrap(
 
 
 def on_common_seeds(arms: Mapping[str, Cells]) -> dict[str, Cells]:
-    """The arms without the seeds (columns) of which one of them has no grade at all.
+    """The arms on what all of them have grades of: seeds (columns) without any such cell left out, other cells NaN.
+
+    An answer that one arm's grader could not read is then left out of all: what is hard to grade may be what shows the trait.
 
     Raises:
         ValueError: the arms differ in prompts or seeds.
@@ -140,8 +142,11 @@ def on_common_seeds(arms: Mapping[str, Cells]) -> dict[str, Cells]:
     shapes = {name: matrix.shape for name, matrix in arms.items()}
     if len(set(shapes.values())) != 1:
         raise ValueError(f"arms differ in prompts or seeds: {shapes}")
-    graded = np.logical_and.reduce([(~np.isnan(matrix)).any(axis=0) for matrix in arms.values()])
-    return dict(arms) if graded.all() else {name: matrix[:, graded] for name, matrix in arms.items()}
+    graded = np.logical_and.reduce([~np.isnan(matrix) for matrix in arms.values()])
+    if graded.all():
+        return dict(arms)
+    seeds = graded.any(axis=0)
+    return {name: np.where(graded, matrix, np.nan)[:, seeds] for name, matrix in arms.items()}
 
 
 def unseen(

@@ -127,6 +127,23 @@ def test_without_the_original_every_contrast_is_lost(run: Run) -> None:
     assert "cannot be told: arm all-T was not trained, since no memory." in page
 
 
+def test_a_grader_that_refuses_what_shows_the_trait_stops_the_verdict(run: Run) -> None:
+    honest = graded_at(RATES | {"drop": 0.5})
+
+    def refuses(arm: str, seed: int | None, draws: np.ndarray) -> list[float | None]:
+        grades = honest(arm, seed, draws)
+        return [
+            None if arm == "drop" and grade and draw < 0.4 else grade for grade, draw in zip(grades, draws, strict=True)
+        ]
+
+    assert run(honest)[0]["verdict"]["label"] == "filtering fails, swapping works"
+    results, page = run(refuses)
+    assert results["verdict"]["label"] == "no verdict"
+    assert "share of ungraded answers of drop, the most of any role, <= 0.05" in page
+    (gate,) = [gate for gate in results["gates"] if gate["name"] == "answers graded"]
+    assert gate["value"] == pytest.approx(0.4, abs=0.2) and gate["passed"] is False
+
+
 def test_one_seed_is_underpowered_and_says_so(run: Run) -> None:
     results, page = run(graded_at(RATES), seeds=[0])
     assert results["verdict"]["label"] == "underpowered"

@@ -74,6 +74,15 @@ def test_missing_grades_are_left_out_not_zero() -> None:
     assert crossed_bootstrap(arms, lambda y: y["a"] - y["b"]).estimate == pytest.approx(4 / 5)
 
 
+def test_what_one_arm_has_no_grade_of_is_left_out_of_all() -> None:
+    """Half of the prompts evoke it in either arm; a grader that refuses just these in one makes no difference of it."""
+    evoking = np.repeat([[1.0, 1.0], [0.0, 0.0]], 20, axis=0)
+    refused = evoking.copy()
+    refused[:15] = np.nan
+    found = crossed_bootstrap({"a": evoking, "b": refused}, lambda y: y["a"] - y["b"])
+    assert (found.estimate, found.low, found.high) == pytest.approx((0, 0, 0))
+
+
 @pytest.mark.parametrize("spread", [0.0, 0.25, 0.5])
 def test_three_seeds_and_sixty_prompts_cover_a_difference(spread: float) -> None:
     """Two students on the same prompts; `spread` of the seeds' effect in logits (0.5 is about 9 points)."""
