@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from jobs.kinds.role_checks import check_roles
 from jobs.kinds.study import Study, check_known
 from sftfilter.config import Name, Settings
 from sftfilter.estimands import Roles
@@ -59,6 +60,7 @@ class Experiment(Study):
             check_known("arm", f"roles.{role}", arm_name, self.arms)
             if role != "base" and self.arms[arm_name].teacher is None:
                 raise ValueError(f"roles.{role}: arm '{arm_name}' needs a teacher")
+        check_roles(self.roles, self.arms, self.selectors)
         self.check_published("arm", self.arms)
         return self
 
