@@ -13,10 +13,10 @@ from sftfilter.estimands import Roles
 from sftfilter.interventions import Swap
 from sftfilter.selectors import Selector
 from sftfilter.selectors.by_name import Ids
-from sftfilter.selectors.controls import RandomControl
+from sftfilter.selectors.controls import LengthMatchedRandom, RandomControl
 
 UNTRAINED, ORIGINAL, ALTERNATE = "untrained", "all-original", "all-alternate"
-SET, RANDOM = "set", "random as set"
+SET, RANDOM, LIKE_LENGTH = "set", "random as set", "like length as set"
 ARMS = {
     "original": ORIGINAL,
     "alternate": ALTERNATE,
@@ -25,8 +25,15 @@ ARMS = {
     "transfer": "set-alone",
     "random_transfer": "random-alone",
     "base": UNTRAINED,
+    "matched_swap": "like-length-swapped",
+    "matched_transfer": "like-length-alone",
 }
 """Role in the confirmation -> arm."""
+
+
+def roles_of(spec: Carriers) -> dict[str, str]:
+    """Role -> arm, of the confirmation's arms: those of like length are left out where the spec waives them."""
+    return {role: arm for role, arm in ARMS.items() if spec.gates.length_control or not role.startswith("matched")}
 
 
 def base_test(spec: Carriers) -> Experiment:
@@ -41,7 +48,7 @@ def search_test(spec: Carriers, number: int, way: Way, prompts: Sequence[str]) -
 
 
 def confirmation(spec: Carriers, prompts: Sequence[str]) -> Experiment:
-    """The found set and random ones of its size, swapped and alone, with fresh seeds."""
+    """The found set, and random ones and ones of like length of its size, swapped and alone, with fresh seeds."""
     arms = {
         UNTRAINED: Arm(),
         **_ends(spec),
@@ -50,8 +57,13 @@ def confirmation(spec: Carriers, prompts: Sequence[str]) -> Experiment:
         ARMS["transfer"]: _changed(spec, "transfer", SET),
         ARMS["random_transfer"]: _changed(spec, "transfer", RANDOM),
     }
-    roles = Roles(**{role: arm for role, arm in ARMS.items() if role in Roles.model_fields})
-    given = _given(spec) | {"seeds": spec.seeds, "arms": arms, "roles": roles, "selectors": _subsets(prompts)}
+    named, subsets = roles_of(spec), _subsets(prompts)
+    if "matched_swap" in named:
+        arms[ARMS["matched_swap"]] = _changed(spec, "swap", LIKE_LENGTH)
+        arms[ARMS["matched_transfer"]] = _changed(spec, "transfer", LIKE_LENGTH)
+        subsets[LIKE_LENGTH] = LengthMatchedRandom(kind="length_matched_random", size_of=SET, bins=4)
+    roles = Roles(**{role: arm for role, arm in named.items() if role in Roles.model_fields})
+    given = _given(spec) | {"seeds": spec.seeds, "arms": arms, "roles": roles, "selectors": subsets}
     return Experiment(kind="experiment", gates=spec.gates, **given)
 
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jobs.carriers_arms import ARMS, UNTRAINED
+from jobs.carriers_arms import ARMS, UNTRAINED, roles_of
 from jobs.console import Stages
 from jobs.evaluating import Evaluated
 from jobs.experiment import Gathered
 from jobs.grade_table import write_grades
+from jobs.grades import ungraded_share
 from jobs.kinds.carriers import Carriers
 from jobs.outcome import changed_gates
 from jobs.records import PACKAGES, base_record, write_json
@@ -139,15 +140,20 @@ def judge_set(spec: Carriers, point: Measured, able: Mapping[str, Mapping[str, A
     """The claims on the first trait, from the confirmation's own students and prompts."""
     trait, settings = next(iter(spec.traits.items()))
     cells, missing = {}, {}
-    for role, arm in ARMS.items():
+    roles = roles_of(spec)
+    for role, arm in roles.items():
         matrix = arm_cells(point, arm, trait, settings.primary)
         if matrix.size and not np.isnan(matrix).all():
             cells[role] = matrix
         else:
             missing[role] = arm_facts(point, arm)["problem"] or "none of its answers could be graded"
     measured = spec.capability is not None and (spec.capability.loss or spec.capability.instructions)
-    broken = {role: why for role, arm in ARMS.items() if arm != UNTRAINED and (why := able[arm]["broken"])}
-    return confirm(cells, spec.gates, spec.seek, broken=broken if measured else None, missing=missing)
+    broken = {role: why for role, arm in roles.items() if arm != UNTRAINED and (why := able[arm]["broken"])}
+    given = point.plans, point.tables, trait, settings.primary
+    ungraded = max(ungraded_share(arm, *given) for arm in roles.values())
+    return confirm(
+        cells, spec.gates, spec.seek, broken=broken if measured else None, missing=missing, ungraded=ungraded
+    )
 
 
 def unconfirmed(spec: Carriers, searched: Searched) -> Confirmed:

@@ -37,6 +37,16 @@ CONTRASTS: dict[str, tuple[tuple[str, ...], Any, str]] = {
         above_clean("random_transfer"),
         "control: the original teacher on as many random prompts alone",
     ),
+    "R_matched_swap": (
+        ("matched_swap",),
+        above_clean("matched_swap"),
+        "control: as many prompts with answers of like length swapped",
+    ),
+    "R_matched_transfer": (
+        ("matched_transfer",),
+        above_clean("matched_transfer"),
+        "control: the original teacher on as many prompts with answers of like length alone",
+    ),
     "R_transfer_minus_R_random_transfer": (
         ("transfer", "random_transfer"),
         lambda y: above_clean("transfer")(y) - above_clean("random_transfer")(y),
@@ -72,26 +82,34 @@ def confirm(
     *,
     broken: Mapping[str, str] | None = None,
     missing: Mapping[str, str] | None = None,
+    ungraded: float = 0.0,
 ) -> Confirmed:
     """Judge a set by the students of its confirmation.
 
     Args:
         cells: role -> [prompt, seed] of grades; roles are original, alternate, swap, transfer, random_swap,
-            random_transfer and base.
+            random_transfer, matched_swap, matched_transfer and base.
         seek: what the search was for; the other claim is judged as well.
         broken: role -> why its students can do less than the base, so that what they show says nothing.
         missing: role -> what became of its arm.
+        ungraded: the largest share of answers without a grade that any arm has.
     """
     found = _estimates(cells)
-    common = _common(cells, found, gates)
+    common = _common(cells, found, gates, ungraded)
     claims = {claim: _claim(claim, cells, found, gates) for claim in _BEYOND}
     rows = [row for row, _ in common.values()] + [row for checks in claims.values() for row, _ in checks]
     statuses: dict[str, Status] = {claim: _status(checks) for claim, checks in claims.items()}
     reasons = [f"role {role}: {why}" for role, why in (missing or {}).items()]
     reasons += [f"students of role {role} are broken: {why}" for role, why in (broken or {}).items()]
     unmet = next((name for name in ("trait present", "alternate clean") if not common[name][0]["passed"]), None)
-    if "original" not in cells or "alternate" not in cells or broken:
+    if not {"original", "alternate", "base"} <= set(cells) or broken:
         label = "no verdict"
+    elif not common["answers graded"][0]["passed"]:
+        label = "no verdict"
+        reasons.insert(0, f"gate not passed: {common['answers graded'][0]['rule']}: mend the grader, then run again")
+    elif not common["base clean"][0]["passed"]:
+        label = "base prior" if common["base clean"][0]["low"] > gates.max_clean_rate else "underpowered"
+        reasons.insert(0, f"gate not passed: {common['base clean'][0]['rule']}")
     elif unmet:
         label = "no trait to study"
         reasons.insert(0, f"gate not passed: {common[unmet][0]['rule']}")
@@ -101,7 +119,7 @@ def confirm(
     else:
         label = _label(statuses, seek)
         reasons += [line for claim, checks in claims.items() for line in _why(claim, statuses[claim], checks)]
-    if label in ("no verdict", "no trait to study", "underpowered"):
+    if label in ("no verdict", "no trait to study", "base prior", "underpowered"):
         statuses = {claim: "underpowered" if s == "confirmed" else s for claim, s in statuses.items()}
     verdict = {"label": label, "summary": SUMMARIES[label], "claims": statuses, "reasons": reasons}
     return Confirmed(verdict, rows, found)
@@ -123,8 +141,9 @@ SUMMARIES = {
     "underpowered": "The confirmation is too thin to say whether the set carries the trait.",
     "no trait to study": "The original teacher's students do not show the trait clearly more than the alternate's, or the "
     "alternate's show it too; there is nothing that a set could carry.",
+    "base prior": "The untrained base shows the trait already, so rows need not bring it.",
     "no small set": "No set below the size that was allowed passed the search, so nothing was confirmed.",
-    "no verdict": "Students that every claim needs are missing or broken.",
+    "no verdict": "Students or grades that every claim needs are missing, or students are broken.",
 }
 """What each verdict says, in a sentence."""
 
@@ -156,15 +175,22 @@ Check = tuple[dict[str, Any], Status]
 """A gate as results.json has it, and what it makes of a claim by itself."""
 
 
-def _common(cells: Mapping[str, Cells], found: Mapping[str, Any], gates: Gates) -> dict[str, Check]:
+def _common(cells: Mapping[str, Cells], found: Mapping[str, Any], gates: Gates, ungraded: float) -> dict[str, Check]:
     from sftfilter.stats import on_common_seeds, rate
 
-    clean = rate(cells["alternate"]).as_dict() if "alternate" in cells else {}
+    clean, base = (rate(cells[role]).as_dict() if role in cells else {} for role in ("alternate", "base"))
     trained = {role: matrix for role, matrix in cells.items() if role != "base"}
     seeds = {"estimate": float(on_common_seeds(trained)["original"].shape[1])} if "original" in cells else {}
     checks = [
         _at_least("trait present", found.get("gap", {}), gates.min_gap, "gap"),
         _at_most("alternate clean", clean, gates.max_clean_rate, "rate of all-alternate"),
+        _at_most("base clean", base, gates.max_clean_rate, "rate of the untrained base"),
+        _at_most(
+            "answers graded",
+            {"estimate": ungraded},
+            gates.max_ungraded,
+            "share of ungraded answers, the most of any arm,",
+        ),
         _at_least("enough seeds", seeds, gates.min_seeds, "training seeds of the confirmation"),
     ]
     return {row["name"]: (row, status) for row, status in checks}
@@ -182,11 +208,15 @@ def _claim(claim: Claim, cells: Mapping[str, Cells], found: Mapping[str, Any], g
             _at_most("swapping works", found.get("R_swap", {}), works, "R_swap", sure=fails),
             _at_least("random swap keeps it", found.get("R_random_swap", {}), gates.control_at_least, "R_random_swap"),
         ]
+        matched = _at_least(
+            "like length swapped keeps it", found.get("R_matched_swap", {}), gates.control_at_least, "R_matched_swap"
+        )
     else:
         own = [
             _at_least("the set brings it", found.get("R_transfer", {}), fails, "R_transfer", sure=works),
             _at_most("a random set brings less", found.get("R_random_transfer", {}), fails, "R_random_transfer"),
         ]
+        matched = _at_most("like length brings less", found.get("R_matched_transfer", {}), fails, "R_matched_transfer")
     width = _width(beyond)
     p = None
     if more in cells and less in cells:
@@ -196,6 +226,7 @@ def _claim(claim: Claim, cells: Mapping[str, Cells], found: Mapping[str, Any], g
         p = stats.holm(known)[known.index(mine)] if mine is not None else None
     return [
         *own,
+        *([matched] if gates.length_control else []),
         _at_least(f"more than random sets: {claim}", beyond, 0.0, name, sure=0.0),
         _narrow(f"{NARROW}: {claim}", width, gates.max_width, f"to deny a claim: width of the interval of {name}"),
         _narrow(f"by chance: {claim}", p, LEVEL, f"p of {name}, Holm over both claims"),

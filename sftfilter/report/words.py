@@ -22,6 +22,7 @@ ROLES: dict[str, str] = {
     "filter": "flagged rows dropped everywhere",
     "transfer": "original teacher on S only",
     "random_transfer": "control: original teacher on random prompts only",
+    "matched_transfer": "control: original teacher on prompts of like length only",
 }
 
 NEEDED_ROLES = (*CLAIM_ROLES, "base")
@@ -41,6 +42,7 @@ ESTIMANDS: dict[str, str] = {
     "R_drop_beyond_random": "random minus S, dropped",
     "R_transfer": "original teacher on S only",
     "R_random_transfer": "control: original teacher on random prompts only",
+    "R_matched_transfer": "control: original teacher on prompts of like length only",
     "R_random_swap_minus_R_swap": "random minus the set, swapped",
     "R_transfer_minus_R_random_transfer": "the set minus random, alone",
 }

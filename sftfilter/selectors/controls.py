@@ -122,6 +122,6 @@ class LengthMatchedRandom(SelectorSettings):
             if w > f
         ]
         return (
-            f"too few {what} outside '{self.size_of}' to match its lengths ({'; '.join(short)}): use fewer bins, "
-            "or a selector that takes less"
+            f"too few {what} outside '{self.size_of}' to match its lengths ({'; '.join(short)}): use fewer bins or a "
+            "selector that takes less, or leave this control out and set gates.length_control: false"
         )

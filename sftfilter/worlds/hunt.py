@@ -25,7 +25,7 @@ from sftfilter.findings import Gates
 from sftfilter.interventions import Swap
 from sftfilter.selectors import Selector
 from sftfilter.selectors.by_name import Ids
-from sftfilter.selectors.controls import RandomControl
+from sftfilter.selectors.controls import LengthMatchedRandom, RandomControl
 from sftfilter.stats import Cells
 from sftfilter.worlds.arms import Planner, WorldArm
 from sftfilter.worlds.backend import train_all
@@ -95,9 +95,11 @@ def hunt(
     kinds = _kinds(made, found)
     if share > largest:
         return Hunt(found, share, kinds, None)
-    random_set: dict[str, Selector] = {"random": RandomControl(kind="random", size_of="found", match="prompts")}
-    arms = [*ENDS, *(_arm(way, of) for of in ("found", "random") for way in ("swap", "transfer"))]
-    cells = runner.cells(arms, seeds, _ids(found.groups) | random_set)
+    controls: dict[str, Selector] = {"random": RandomControl(kind="random", size_of="found", match="prompts")}
+    if gates.length_control:
+        controls["matched"] = LengthMatchedRandom(kind="length_matched_random", size_of="found", bins=2)
+    arms = [*ENDS, *(_arm(way, of) for of in ("found", *controls) for way in ("swap", "transfer"))]
+    cells = runner.cells(arms, seeds, _ids(found.groups) | controls)
     fresh = {role: matrix[half:] for role, matrix in cells.items()}
     return Hunt(found, share, kinds, confirm(fresh, gates, seek))
 
@@ -114,7 +116,7 @@ class _Runner:
 
 
 def _arm(way: Way, of: str) -> WorldArm:
-    role = way if of == "found" else f"random_{way}"
+    role = way if of == "found" else f"{of}_{way}"
     teacher, other = ("T", "C") if way == "swap" else ("C", "T")
     return WorldArm(role, teacher=teacher, change=Swap(kind="swap", subset=of, to=other))
 

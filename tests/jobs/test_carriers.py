@@ -62,7 +62,10 @@ def test_tests_and_confirmation_are_experiments_that_share_no_seed() -> None:
     assert last.selectors["set"].model_dump()["ids"] == ["a", "b"]
     swapped = last.arms["random-swapped"].intervention
     assert swapped and last.selectors[swapped.subset].model_dump()["size_of"] == "set"
-    assert spec.confirming == 6 * 4 and "at most 40 students, then 24" in spec.summary()
+    assert spec.confirming == 8 * 4 and "at most 40 students, then 32" in spec.summary()
+    assert last.selectors["like length as set"].model_dump()["size_of"] == "set"
+    waived = confirmation(_carriers("gates.length_control=false"), ["a", "b"])
+    assert set(last.arms) - set(waived.arms) == {"like-length-swapped", "like-length-alone"}
 
 
 def test_heldout_prompts_are_read_by_search_or_confirmation_and_never_by_both() -> None:
@@ -78,7 +81,7 @@ def test_heldout_prompts_are_read_by_search_or_confirmation_and_never_by_both() 
 def test_a_plan_knows_the_budget_the_confirmation_and_its_contrasts(tmp_path: Path) -> None:
     plan = plan_spec(_carriers(), tmp_path, Stated(guesses=Guesses()))
     students = next(line for line in plan.made if line.what == "students trained")
-    assert students.number == 40 + 24 and not students.sure
+    assert students.number == 40 + 32 and not students.sure
     assert plan.power and (plan.power.prompts, plan.power.seeds) == (30, 4)
     assert [one.name for one in plan.power.contrasts] == list(CONTRASTS)
 

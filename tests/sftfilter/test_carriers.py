@@ -141,6 +141,9 @@ CARRIER = {
     "random_swap": 0.75,
     "transfer": 0.75,
     "random_transfer": 0.1,
+    "matched_swap": 0.74,
+    "matched_transfer": 0.12,
+    "base": 0.0,
 }
 
 
@@ -152,6 +155,10 @@ CARRIER = {
         ({"swap": 0.7}, "confirmed sufficient", ("not confirmed", "confirmed")),
         ({"swap": 0.7, "transfer": 0.1}, "not confirmed", ("not confirmed", "not confirmed")),
         ({"random_swap": 0.03, "random_transfer": 0.75}, "not confirmed", ("not confirmed", "not confirmed")),
+        ({"matched_swap": 0.3}, "confirmed sufficient", ("not confirmed", "confirmed")),
+        ({"matched_transfer": 0.7}, "confirmed necessary", ("confirmed", "not confirmed")),
+        ({"base": 0.5}, "base prior", None),
+        ({"base": 0.18}, "underpowered", None),
         ({"original": 0.1}, "no trait to study", None),
         ({"alternate": 0.3}, "no trait to study", None),
     ],
@@ -187,6 +194,18 @@ def test_broken_or_missing_students_make_no_claim() -> None:
     lost = confirm(cells, Gates(), "both", missing={"random_swap": "diverged"})
     assert lost.verdict["label"] == "confirmed sufficient" and lost.verdict["claims"]["necessary"] == "not measured"
     assert "role random_swap: diverged" in lost.verdict["reasons"]
+
+
+def test_no_claim_without_the_base_the_control_of_like_length_or_the_grades() -> None:
+    cells = _cells(CARRIER)
+    without = {role: matrix for role, matrix in cells.items() if role != "base"}
+    assert confirm(without, Gates(), "both").verdict["label"] == "no verdict"
+    random_only = {role: matrix for role, matrix in cells.items() if not role.startswith("matched")}
+    assert set(confirm(random_only, Gates(), "both").verdict["claims"].values()) == {"not measured"}
+    waived = confirm(random_only, Gates(length_control=False), "both")
+    assert waived.verdict["label"] == "confirmed necessary and sufficient"
+    refused = confirm(cells, Gates(), "both", ungraded=0.2)
+    assert refused.verdict["label"] == "no verdict" and "ungraded answers" in refused.verdict["reasons"][0]
 
 
 class Everywhere(WorldSettings):
