@@ -158,7 +158,7 @@ CARRIER = {
         ({"matched_swap": 0.3}, "confirmed sufficient", ("not confirmed", "confirmed")),
         ({"matched_transfer": 0.7}, "confirmed necessary", ("confirmed", "not confirmed")),
         ({"base": 0.5}, "base prior", None),
-        ({"base": 0.18}, "underpowered", None),
+        ({"base": 0.22}, "underpowered", None),
         ({"original": 0.1}, "no trait to study", None),
         ({"alternate": 0.3}, "no trait to study", None),
     ],
