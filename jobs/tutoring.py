@@ -125,6 +125,7 @@ def _answers(
         base_hash=base_hash,
         generation=generation,
         pool=spec.generation_pool,
+        error_budget=spec.error_budget,
     )
 
 
@@ -211,5 +212,6 @@ def _base_answers(spec: Answering, path: str, base: Base, store: Store, stages: 
         base_hash=base.hash,
         generation=spec.generation,
         pool=spec.generation_pool,
+        error_budget=spec.error_budget,
     )
     return stages.note(answers, "the base answers neutral prompts")
