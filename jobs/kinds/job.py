@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from sftfilter.config import Settings, file_hash, stable_hash
 
@@ -37,6 +37,15 @@ class JobSpec(Settings):
             ge=0, description="of a node that works, an hour, in any currency; `sftfilter status` shows the cost so far"
         ),
     ] = None
+
+    @field_validator("results")
+    @classmethod
+    def _a_folder(cls, results: str) -> str:
+        if "://" in results:  # as a path it would be a folder of that name beside the spec
+            raise ValueError(
+                f"'{results}': results need a folder that all nodes mount; only execution.checkpoints may be a bucket"
+            )
+        return results
 
     @property
     def spec_hash(self) -> str:
