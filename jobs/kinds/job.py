@@ -30,7 +30,12 @@ class JobSpec(Settings):
 
     name: RunName
     results: Annotated[str, Field(description="folder for artifacts and reports, shared by all nodes")] = "runs"
-    error_budget: Annotated[float, Field(ge=0, lt=1, description="share of rows that may be quarantined")] = 0.01
+    error_budget: Annotated[
+        float,
+        Field(
+            ge=0, lt=1, description="share of rows that may be quarantined, of prompts that a teacher may not answer"
+        ),
+    ] = 0.01
     worker_hour_price: Annotated[
         float | None,
         Field(
