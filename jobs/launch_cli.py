@@ -10,13 +10,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jobs.job_server import Reach
 from jobs.run import INTERRUPTED, readable_errors
 from sftfilter.errors import MachineError, SpecError
+
+if TYPE_CHECKING:
+    from jobs.status import RunStatus
 
 SpecPath = Annotated[str, typer.Argument(help="the spec, a YAML file", metavar="SPEC")]
 Overrides = Annotated[
@@ -158,7 +161,10 @@ def resume(
     allow_plain_http: PlainHttp = False,
     ca_file: CaFile = None,
 ) -> None:
-    """Go on with a run that was stopped, killed or failed, from its last finished stage."""
+    """Go on with a run that was stopped, killed or failed, from its last finished stage.
+
+    A spec that has changed since is refused: `run` and `submit` start it, and reuse every stage that is the same.
+    """
     with readable_errors():
         if address is not None:
             from jobs.submit import prepare_again
@@ -168,11 +174,13 @@ def resume(
             work = prepare_again(reach, name, working_dir)
             _until_its_end(lambda: send(work, reach, print), reach, name, True)
             return
-        arguments = _arguments_of(results, name)
+        run, arguments = _recorded(results, name)
     from jobs.cli import app
+    from jobs.resumed import going_on_with
 
     sys.argv = ["sftfilter", *arguments]  # what `eval` writes down as its command
-    app(arguments)
+    with going_on_with(run):
+        app(arguments)
 
 
 def list_runs(
@@ -248,8 +256,8 @@ def _stop_here(results: Path, name: str) -> None:
     print(local_status(results, name).state)
 
 
-def _arguments_of(results: Path, name: str) -> list[str]:
-    """The command line of a recorded run, and its folder entered.
+def _recorded(results: Path, name: str) -> tuple[RunStatus, list[str]]:
+    """A recorded run and its command line, with its folder entered.
 
     Raises:
         SpecError: the run goes on, or was not started by `sftfilter` on this machine.
@@ -271,4 +279,4 @@ def _arguments_of(results: Path, name: str) -> list[str]:
         raise SpecError(f"{name} was started in {run.cwd}, which is gone")
     print(f"in {run.cwd}: {run.command}", file=sys.stderr)
     os.chdir(run.cwd)
-    return arguments
+    return run, arguments

@@ -25,14 +25,17 @@ from jobs.grades import grade_cells, graded_rows, measure_record, ungraded_share
 from jobs.kinds.experiment import Experiment
 from jobs.lost_contrasts import lost_contrasts, missing_arms
 from jobs.outcome_rows import heldout_rows, left_over, scored_rows, scorer_quality, training_rows
+from jobs.records import write_json
 from jobs.report import keep_rows
 from jobs.tutoring import Base
 from sftfilter import stats
 from sftfilter.artifacts import Artifact
 from sftfilter.disk import disk_errors
+from sftfilter.errors import DataError
 from sftfilter.estimands import estimate_all
 from sftfilter.verdict import Evidence, Facts, judge
 
+_GATES = "gates.json"
 _PACKAGES = ("ray", "torch", "transformers", "deepspeed", "peft", "datasets", "pydantic", "pyarrow", "sftfilter")
 
 
@@ -72,12 +75,15 @@ def write_outcome(spec: Experiment, root: Path, made: Made, stages: Stages, comm
 
 
 def freeze_gates(folder: Path, gates: Mapping[str, Any]) -> None:
-    """Write the gates down before any arm runs; a change is added to the history, never written over it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the gates down before any arm runs; a change is added to the history, never written over it.
+
+    Raises:
+        DataError: the history is damaged.
+    """
     history = _gate_history(folder)
     if not history or history[-1]["gates"] != gates:
         when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        (folder / "gates.json").write_text(json.dumps([*history, {"since": when, "gates": dict(gates)}], indent=2))
+        write_json(folder / _GATES, [*history, {"since": when, "gates": dict(gates)}])
 
 
 def changed_gates(folder: Path) -> list[str]:
@@ -95,10 +101,21 @@ def changed_gates(folder: Path) -> list[str]:
 
 
 def _gate_history(folder: Path) -> list[dict[str, Any]]:
+    file = folder / _GATES
     try:
-        return json.loads((folder / "gates.json").read_text())
+        history = json.loads(file.read_text())
     except FileNotFoundError:
         return []
+    except ValueError:  # not JSON, or not even text
+        history = None
+    if not isinstance(history, list) or not all(
+        isinstance(e, dict) and {"since", "gates"} <= e.keys() for e in history
+    ):
+        raise DataError(
+            f"{file}: damaged; it records which gates a verdict was to be judged by, and since when. Put back a copy, or "
+            "delete it and run again: finished stages are kept, and changes of the gates before now are then not told"
+        )
+    return history
 
 
 def assemble(

@@ -42,7 +42,7 @@ def row_counts(rollouts: Artifact) -> dict[str, int]:
     return {key: value for key, value in rollouts.meta.items() if isinstance(value, int)}
 
 
-def write_json(path: Path, record: Mapping[str, Any]) -> None:
+def write_json(path: Path, record: Mapping[str, Any] | Sequence[Any]) -> None:
     """Write whole or not at all."""
     with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)

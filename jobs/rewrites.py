@@ -96,6 +96,7 @@ class Rewriter:
                     max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, seed=settings.seed
                 ),
                 pool=self.spec.generation_pool,
+                error_budget=self.spec.error_budget,
             ),
             f"{settings.by} paraphrases {settings.subset}",
         )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.actions import Action
 from jobs.kinds.job import JobSpec
+from jobs.resumed import check_is_the_same
 from jobs.run_lock import hold_run
 from jobs.run_record import RunRecord
 from jobs.spec import load_spec
@@ -53,6 +54,7 @@ def run_spec(spec: JobSpec, command: str, action: Action | None = None) -> Mappi
 
     Raises:
         MachineError: another run of this name is at work in the same results folder.
+        SpecError: a run is gone on with, and this is not its spec.
     """
     remember_named(spec.model_dump(mode="json"))
     with _alone(spec, redact(command)):
@@ -61,7 +63,8 @@ def run_spec(spec: JobSpec, command: str, action: Action | None = None) -> Mappi
 
 @contextmanager
 def _alone(spec: JobSpec, command: str) -> Iterator[None]:
-    """Keep other runs out of the run's folder, where the kind writes results."""
+    """Keep other runs out of the run's folder, where the kind writes results; and other work out of a resumed run."""
+    check_is_the_same(spec)
     with hold_run(results_root(spec) / spec.name, command) if spec.writes_results else nullcontext():
         yield
 

@@ -52,6 +52,7 @@ class RunStatus:
         hours_before: the same of earlier attempts in this record.
         silent_s: of a run on another machine: seconds since its last sign of life, where it gave any.
         arms: trained students -> their steps.
+        spec_hash: of what was run, where the record tells it.
     """
 
     name: str
@@ -73,6 +74,7 @@ class RunStatus:
     hours_before: dict[str, float] = field(default_factory=dict)
     silent_s: float | None = None
     arms: dict[str, int] = field(default_factory=dict)
+    spec_hash: str | None = None
 
     @property
     def on_this_machine(self) -> bool:
@@ -174,7 +176,8 @@ def status_of(lines: Sequence[str], where: str) -> RunStatus:
     if not runs:
         raise DataError(f"{where}: holds no run; delete it")
     first = runs[-1]
-    kept = {key: first.get(key) for key in ("name", "kind", "command", "cwd", "pid", "pid_started", "host")}
+    told = ("name", "kind", "command", "cwd", "pid", "pid_started", "host", "spec_hash")
+    kept = {key: first.get(key) for key in told}
     status = RunStatus(state="running", began=first["time"], **kept)  # pyright: ignore[reportArgumentType]
     for event in events:
         if event["run"] == first["run"]:

@@ -15,7 +15,7 @@ from sftfilter.chat_format import ChatFormat
 from sftfilter.endpoint_teacher import ask_teacher
 from sftfilter.generated import Drawn
 from sftfilter.generating import EndpointTeacher, Generating, ModelTeacher, VllmTeacher
-from sftfilter.models import load_tokenizer, resolve, weights_hash
+from sftfilter.models import context_length, load_tokenizer, resolve, weights_hash
 from sftfilter.pairing import pairing
 from sftfilter.prompts import PromptFiles, PromptSource, load_prompts
 from sftfilter.rollout_file import RolloutFile
@@ -45,10 +45,8 @@ def load_base(spec: Answering) -> Base:
 
 def base_of(model: str, system_prompt: str | None) -> Base:
     """Resolve a model (a hub id is downloaded)."""
-    from transformers import AutoConfig
-
     folder = resolve(model)
-    length = int(getattr(AutoConfig.from_pretrained(folder), "max_position_embeddings", 2**31))
+    length = context_length(folder)
     chat = ChatFormat(load_tokenizer(folder), system_prompt)
     return Base(model, folder, weights_hash(folder), chat, length)
 
@@ -127,6 +125,7 @@ def _answers(
         base_hash=base_hash,
         generation=generation,
         pool=spec.generation_pool,
+        error_budget=spec.error_budget,
     )
 
 
@@ -213,5 +212,6 @@ def _base_answers(spec: Answering, path: str, base: Base, store: Store, stages: 
         base_hash=base.hash,
         generation=spec.generation,
         pool=spec.generation_pool,
+        error_budget=spec.error_budget,
     )
     return stages.note(answers, "the base answers neutral prompts")

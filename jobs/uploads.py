@@ -11,8 +11,13 @@ from pathlib import Path
 
 from sftfilter.errors import SpecError
 
-EXCLUDES = (".venv", ".git", "runs", ".cache", ".env", ".env.*", "*.key", "*.pem")
-"""As a .gitignore writes them. The last are where people keep keys, and whoever may submit can read what was uploaded."""
+SECRETS = (
+    *(".env", ".env.*", "*.key", "*.pem", "*.token", ".envrc", ".netrc", ".git-credentials"),
+    *("id_rsa", "id_ed25519", "id_ecdsa", ".aws", ".ssh", ".ray"),
+)
+"""Where people, and `sftfilter serve`, keep keys; whoever may submit can read what was uploaded."""
+EXCLUDES = (".venv", ".git", "runs", ".cache", *SECRETS)
+"""As a .gitignore writes them."""
 _LISTED = 8
 _MIB = 2**20
 

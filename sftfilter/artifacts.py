@@ -7,9 +7,11 @@ stage whose folder is there is not run again. Several processes may build the sa
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -76,7 +78,7 @@ class Store:
             return Path(tempfile.mkdtemp(prefix=f".{stage}-{key}.{_host()}.{os.getpid()}.", dir=self.root))
 
     def commit(self, folder: Path, stage: str, key: str, meta: Mapping[str, Any]) -> Artifact:
-        """Write the marker and move the folder into place."""
+        """Write the marker and move the folder into place; answers what somebody else put there first, if they did."""
         path = self.root / f"{stage}-{key}"
         with disk_errors(self.root):
             _to_disk(folder)
@@ -85,12 +87,12 @@ class Store:
                 marker.flush()
                 os.fsync(marker.fileno())
             folder.chmod(0o755)
-            try:
-                folder.rename(path)
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise
-                shutil.rmtree(folder, ignore_errors=True)  # somebody else finished the same work first
+            while not _moved(folder, path):
+                first = self.find(stage, key)
+                if first:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    return first
+                _clear(path)
         return Artifact(stage, key, path, dict(meta), reused=False)
 
     def build(
@@ -142,6 +144,27 @@ def _to_disk(folder: Path) -> None:
         if path.is_file() and not path.is_symlink():
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
+
+
+def _moved(folder: Path, path: Path) -> bool:
+    """Move a folder into place, unless another one with files in it is there."""
+    try:
+        folder.rename(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
+
+
+def _clear(path: Path) -> None:
+    """Remove a folder that has lost its marker, by a copy that was cut short say, and so is nobody's result."""
+    aside = path.with_name(
+        f".{path.name}.{_host()}.{os.getpid()}.{secrets.token_hex(4)}"
+    )  # `begin` finds it, if killed
+    with contextlib.suppress(FileNotFoundError):  # somebody else has just done the same
+        path.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _host() -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sftfilter.actor_failures import raise_failure, with_failure
 from sftfilter.artifacts import Artifact, Store
 from sftfilter.errors import SftfilterError
-from sftfilter.generated import ATTEMPTS, Drawn, asked, generated_table, write_generated
+from sftfilter.generated import ATTEMPTS, Drawn, asked, few_missing, generated_table, write_generated
 from sftfilter.journal import Journal, journal_folder
 
 if TYPE_CHECKING:
@@ -89,6 +89,10 @@ def ask_teacher(
 ) -> Artifact:
     """Tables `rollouts` and `quarantine` (prompts without an answer, with the reason).
 
+    Args:
+        error_budget: share of the answers that may be missing. Where more are missing of those that an earlier run
+            settled for, what failed is asked again.
+
     Raises:
         EvalError: the endpoint cannot be used as it stands. DataError: too many prompts have no answer.
             Either way the answers that arrived are kept, and are not asked for again.
@@ -107,7 +111,14 @@ def ask_teacher(
         "samples": teacher.samples,
         "drawn": [drawn.system_prompt, drawn.temperature, drawn.top_p, drawn.max_tokens, drawn.seed],
     }
-    return store.build("rollouts", version=VERSION, settings=settings, inputs={"prompts": prompts.key}, make=make)
+    return store.build(
+        "rollouts",
+        version=VERSION,
+        settings=settings,
+        inputs={"prompts": prompts.key},
+        make=make,
+        final=lambda meta: few_missing(meta, error_budget),
+    )
 
 
 def _stream(drawn: Drawn, teacher: EndpointTeacher, table: pa.Table, journal: Path, pool: Pool) -> Iterator[pa.Table]:

@@ -12,6 +12,7 @@ import shutil
 import socket
 import sys
 import tempfile
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,14 +86,14 @@ def _convert_gguf(target: Path) -> None:
     folder = Path(found.origin).parent
     gguf = next(folder.glob("*.gguf")).name
     print(f"converting {gguf} to safetensors, once (about 20 s) ...", file=sys.stderr, flush=True)
-    loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf, dtype=torch.float32)
+    loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf, dtype=torch.float32, trust_remote_code=False)
     settings = {k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"}
     fresh = LlamaForCausalLM(LlamaConfig(**settings))  # save_pretrained refuses the quantised original
     fresh.load_state_dict(loaded.state_dict())
     fresh.generation_config.eos_token_id = loaded.config.eos_token_id
     # Four-bit weights need no more than bfloat16's 8 bits of mantissa; half the bytes, half the loading time.
     fresh.bfloat16().save_pretrained(target)
-    AutoTokenizer.from_pretrained(folder, gguf_file=gguf).save_pretrained(target)
+    AutoTokenizer.from_pretrained(folder, gguf_file=gguf, trust_remote_code=False).save_pretrained(target)
 
 
 def weights_hash(folder: str | Path) -> str:
@@ -132,6 +133,38 @@ def _hash_of(path: str, size: int, modified: int, inode: int) -> str:  # noqa: A
     return file_hash(path)
 
 
+@contextlib.contextmanager
+def no_own_code(folder: str | Path) -> Iterator[None]:
+    """Say what to do about a model that transformers would load by running Python files of the model's folder.
+
+    Raises:
+        DataError: instead of the ValueError that asks for an argument which nobody can give here.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise DataError(
+            f"model folder '{folder}': `auto_map` in its config.json or tokenizer_config.json asks for Python code that "
+            "comes with the model, and checkpoints are data here, never code: choose a model that transformers knows by "
+            "itself, or a copy of this one that was converted to such an architecture"
+        ) from error
+
+
+def context_length(folder: str) -> int:
+    """Tokens that a model reads at once, by its configuration; without such a limit 2**31.
+
+    Raises:
+        DataError: the model needs code of its own.
+    """
+    from transformers import AutoConfig
+
+    with no_own_code(folder):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    return int(getattr(config, "max_position_embeddings", 2**31))
+
+
 def load_model(folder: str, dtype: str = "bfloat16", device: str | None = "cpu", **options: Any) -> PreTrainedModel:
     """A causal LM from safetensors, never with remote code. `dtype` is a torch dtype's name.
 
@@ -139,21 +172,23 @@ def load_model(folder: str, dtype: str = "bfloat16", device: str | None = "cpu",
         device: to move it to; None leaves it where it was loaded.
 
     Raises:
-        DataError: a file is damaged, or weights are missing (which transformers would draw at random).
+        DataError: a file is damaged, weights are missing (which transformers would draw at random), or the model needs
+            code of its own.
     """
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=getattr(torch, dtype),
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **options,
-        )
+        with no_own_code(folder):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=getattr(torch, dtype),
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **options,
+            )
     except SafetensorError as error:
         raise DataError(f"model folder '{folder}': a weights file is damaged ({error}); fetch it again") from error
     model, told = loaded
@@ -169,10 +204,15 @@ def load_model(folder: str, dtype: str = "bfloat16", device: str | None = "cpu",
 
 
 def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
-    """The tokenizer with its chat template; a checkpoint without a template is refused."""
+    """The tokenizer with its chat template.
+
+    Raises:
+        DataError: the folder has no chat template, or its tokenizer needs code of its own.
+    """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    with no_own_code(folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if not tokenizer.chat_template:
         raise DataError(f"model folder '{folder}' has no chat template; use an instruct model or add one")
     return tokenizer

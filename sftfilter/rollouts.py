@@ -11,6 +11,7 @@ from sftfilter.actor_failures import raise_failure, with_failure
 from sftfilter.artifacts import Artifact, Store, write_table
 from sftfilter.attempts import attempt
 from sftfilter.errors import DataError, SftfilterError
+from sftfilter.generated import few_missing
 from sftfilter.generation import Generation, Pool
 from sftfilter.schema import QUARANTINE, ROLLOUTS, rollout_id, row_seed
 
@@ -27,8 +28,6 @@ _REMEDY = (
 _RETRIES = 3
 _ROUNDS = 4
 """Sequences that an actor is handed, for each that the engine writes at a time: it sorts them by length."""
-_EMPTY_SHARE = 0.05
-"""More empty answers than this, after retries, and the teacher is broken."""
 
 
 def _columns() -> pa.Schema:
@@ -120,8 +119,17 @@ def generate_rollouts(
     base_hash: str,
     generation: Generation,
     pool: Pool,
+    error_budget: float,
 ) -> Artifact:
-    """Tables `rollouts` (one per prompt) and `quarantine` (prompts that got only empty answers)."""
+    """Tables `rollouts` (one per prompt) and `quarantine` (prompts that got only empty answers).
+
+    Args:
+        error_budget: share of the prompts that may be left without an answer.
+
+    Raises:
+        DataError: more were. The answers are kept: the model would give the same again, for its seeds are fixed.
+        MachineError: an actor cannot be had, or died too often.
+    """
 
     def make(folder: Path) -> dict[str, Any]:
         source = prompts.table("prompts").select(["prompt_id", "messages", "source"])
@@ -134,7 +142,14 @@ def generate_rollouts(
 
     settings = {"teacher": teacher, "generation": generation.model_dump(mode="json")}
     inputs = {"model": model_hash, "prompts": prompts.key, "format": chat.hash}
-    return store.build("rollouts", version=VERSION, settings=settings, inputs=inputs, make=make)
+    made = store.build("rollouts", version=VERSION, settings=settings, inputs=inputs, make=make)
+    if not few_missing(made.meta, error_budget):
+        raise DataError(
+            f"teacher {teacher} answered nothing to {made.meta['quarantined']} of {made.meta['read']} prompts, more than "
+            f"error_budget {error_budget:g} allows (named in {made.path / 'quarantine.parquet'}): look at its training, or "
+            f"raise `error_budget` to go on without them. To have it answer anew, delete the folder {made.path}"
+        )
+    return made
 
 
 def _stream(
@@ -206,10 +221,6 @@ def _write(folder: Path, rows: list[dict[str, Any]], teacher: str) -> dict[str, 
         for r in rows
         if not r["completion"].strip()
     ]
-    if len(bad) > _EMPTY_SHARE * len(rows):
-        raise DataError(
-            f"teacher {teacher} answered nothing to {len(bad)} of {len(rows)} prompts: look at its training"
-        )
     write_table(folder, "rollouts", pa.Table.from_pylist(good, ROLLOUTS))
     write_table(folder, "quarantine", pa.Table.from_pylist(bad, QUARANTINE))
     truncated = sum(r["finish_reason"] == "length" for r in good)

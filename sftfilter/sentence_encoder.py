@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sftfilter.config import file_hash, stable_hash
 from sftfilter.errors import DataError, MachineError
-from sftfilter.models import resolve, weights_hash
+from sftfilter.models import no_own_code, resolve, weights_hash
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,10 +66,11 @@ class SentenceEncoder:
         import torch
         from transformers import AutoModel, AutoTokenizer
 
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        self.model: Any = AutoModel.from_pretrained(
-            folder, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
-        )
+        with no_own_code(folder):
+            self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            self.model: Any = AutoModel.from_pretrained(
+                folder, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
+            )
         self.model.to(device).eval()
         self.device = device
         self.pass_tokens = pass_tokens

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sftfilter.disk import disk_errors
 from sftfilter.errors import MachineError
 from sftfilter.growth import grows
 from sftfilter.reading.places import complete, filesystem
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 _MANY = 2**31
 _START_TIMEOUT, _START_S = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", 60
 """What Ray Train reads, and its default."""
+_ID = "checkpoints.id"
 _SNAPSHOT = "checkpoint_manager_snapshot.json"
 _FRESH_S = 300.0
 """For so long what a killed run wrote is not taken for left behind."""
@@ -140,6 +144,20 @@ def _too_much(execution: Execution, name: str, have: float, who: str) -> str:
         + (" or execution.cpus_per_worker" if name == "CPU" else "")
         + ", or run on a larger cluster"
     )
+
+
+def own_id(folder: Path) -> str:
+    """A random name that a folder keeps: the same however often it is asked for, another one on every other disk."""
+    file = folder / _ID
+    with disk_errors(folder):
+        known = file.read_text().strip() if file.exists() else ""
+        if not known:
+            known = secrets.token_hex(8)
+            folder.mkdir(parents=True, exist_ok=True)
+            partial = file.with_name(f".{_ID}.{os.getpid()}")
+            partial.write_text(known + "\n")
+            partial.replace(file)
+    return known
 
 
 class RunStorage:

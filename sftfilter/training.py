@@ -21,7 +21,7 @@ from sftfilter.disk import disk_errors
 from sftfilter.errors import DivergedError, SpecError, TrainingError
 from sftfilter.step_asking import AskStep, validation
 from sftfilter.step_ranking import finish_ranked, is_set_aside
-from sftfilter.train_cluster import RunStorage, check_can_ever_run, starts_tried, worker_resources
+from sftfilter.train_cluster import RunStorage, check_can_ever_run, own_id, starts_tried, worker_resources
 from sftfilter.train_failures import diverged, memory_knobs, readable, refusal
 from sftfilter.train_stop import Stopped, allow, outlast, stoppable, wished
 from sftfilter.train_watchdog import blame
@@ -114,7 +114,7 @@ def train_all(
             "asks": ask is not None,
             "log": run_log.told(),
         }
-        place = RunStorage(execution.checkpoints or str(storage / WORK), f"train-{_place_hash(storage, store)}")
+        place = RunStorage(execution.checkpoints or str(storage / WORK), _place_name(storage, store, execution))
         _train_missing(missing, config, execution, storage / WORK, place, on_event, ask)
     finished = {name: before[name] or _fresh(store.find(STAGE, key)) for name, key in keys.items()}
     absent = [name for name, artifact in finished.items() if artifact is None]
@@ -241,9 +241,10 @@ def _fresh(artifact: Artifact | None) -> Artifact | None:
     return replace(artifact, reused=False) if artifact else None
 
 
-def _place_hash(storage: Path, store: Store) -> str:
-    """Tells experiments apart that keep their checkpoints in one bucket."""
-    return f"{storage.name}-{stable_hash([str(storage.resolve()), str(store.root)], 8)}"
+def _place_name(storage: Path, store: Store, execution: Execution) -> str:
+    """Tells experiments apart that keep their checkpoints in one bucket, also those of clusters whose paths are equal."""
+    paths = [str(storage.resolve()), str(store.root)]
+    return f"train-{storage.name}-{stable_hash([*paths, own_id(storage)] if execution.checkpoints else paths, 8)}"
 
 
 def _clear_all_but(work: Path, kept: set[str]) -> None:

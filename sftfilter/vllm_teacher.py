@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sftfilter.artifacts import Artifact, Store
 from sftfilter.errors import MachineError
-from sftfilter.generated import Drawn, asked, generated_table, write_generated
+from sftfilter.generated import Drawn, asked, few_missing, generated_table, write_generated
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -75,6 +75,10 @@ def generate_with_vllm(
 ) -> Artifact:
     """Tables `rollouts` and `quarantine` (prompts without an answer, with the engine's reason).
 
+    Args:
+        error_budget: share of the answers that may be missing. Where more are missing of those that an earlier run
+            settled for, all prompts are asked again, as engines fail for reasons that pass (memory, a lost GPU).
+
     Raises:
         MachineError: vLLM is not installed, or the cluster has fewer GPUs than the engines need.
         DataError: too many prompts have no answer.
@@ -94,7 +98,14 @@ def generate_with_vllm(
         "drawn": [drawn.system_prompt, drawn.temperature, drawn.top_p, drawn.max_tokens, drawn.seed],
     }
     inputs = {"prompts": prompts.key, "model": model_hash}
-    return store.build("rollouts", version=VERSION, settings=settings, inputs=inputs, make=make)
+    return store.build(
+        "rollouts",
+        version=VERSION,
+        settings=settings,
+        inputs=inputs,
+        make=make,
+        final=lambda meta: few_missing(meta, error_budget),
+    )
 
 
 def check_vllm(name: str, teacher: VllmTeacher) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from sftfilter.config import Settings, file_hash, stable_hash
 
@@ -30,13 +30,27 @@ class JobSpec(Settings):
 
     name: RunName
     results: Annotated[str, Field(description="folder for artifacts and reports, shared by all nodes")] = "runs"
-    error_budget: Annotated[float, Field(ge=0, lt=1, description="share of rows that may be quarantined")] = 0.01
+    error_budget: Annotated[
+        float,
+        Field(
+            ge=0, lt=1, description="share of rows that may be quarantined, of prompts that a teacher may not answer"
+        ),
+    ] = 0.01
     worker_hour_price: Annotated[
         float | None,
         Field(
             ge=0, description="of a node that works, an hour, in any currency; `sftfilter status` shows the cost so far"
         ),
     ] = None
+
+    @field_validator("results")
+    @classmethod
+    def _a_folder(cls, results: str) -> str:
+        if "://" in results:  # as a path it would be a folder of that name beside the spec
+            raise ValueError(
+                f"'{results}': results need a folder that all nodes mount; only execution.checkpoints may be a bucket"
+            )
+        return results
 
     @property
     def spec_hash(self) -> str:

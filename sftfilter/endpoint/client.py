@@ -71,6 +71,7 @@ class ChatClient:
         self._asking: dict[str, asyncio.Task[Answer | Failure]] = {}
         self._resume_at = 0.0
         self._failed_in_a_row = 0
+        self._answered = bool(journal)
         self._stopped: EvalError | None = None
 
     async def ask_all(self, requests: Sequence[ChatRequest]) -> list[Answer | Failure]:
@@ -101,6 +102,7 @@ class ChatClient:
             outcome = await self._persist(body)
         if isinstance(outcome, Answer):
             self._failed_in_a_row = 0
+            self._answered = True
             if self.journal is not None:
                 self.journal.put(key, outcome.as_dict())
             return outcome
@@ -157,7 +159,8 @@ class ChatClient:
             return Trouble(f"no answer within {self.endpoint.timeout_s:g} s")
         except openai.APIStatusError as error:
             text = self._redact(error.response.content).decode("utf-8", "replace")
-            return read_refusal(self.endpoint, error.status_code, error.response.headers, text)
+            said = error.status_code, error.response.headers, text
+            return read_refusal(self.endpoint, *said, answered=self._answered)
         except openai.APIConnectionError as error:
             return Trouble(f"no connection: {error.__cause__ or error}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,6 +15,9 @@ from sftfilter.errors import EvalError
 _AGAIN = frozenset({408, 409, 425, 429})
 _QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 """Codes of a 429 that no waiting mends."""
+_OF_THE_KEY = re.compile(r"\b(?:key|token|credentials?|permissions?)\b|api.?key|authenti|authori[sz]", re.IGNORECASE)
+_OF_THE_PROMPT = re.compile(r"moderat|flagged|content.?(?:filter|policy)|safety", re.IGNORECASE)
+"""What a 403 speaks of: some servers answer it to a wrong key, others to one prompt that they will not answer."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,14 @@ def read_answer(body: bytes) -> Answer | Trouble:
     )
 
 
-def read_refusal(endpoint: Endpoint, status: int, headers: Mapping[str, str], text: str) -> Trouble:
+def read_refusal(
+    endpoint: Endpoint, status: int, headers: Mapping[str, str], text: str, *, answered: bool = False
+) -> Trouble:
     """What an answer with an error status means.
+
+    Args:
+        answered: whether the endpoint has answered others of this job. If so a 403 is about one prompt, unless it says
+            otherwise; if not it is about all of them, unless it says otherwise.
 
     Raises:
         EvalError: no request will be answered until a person acts: a wrong key, model or address, or no credit.
@@ -91,9 +101,8 @@ def read_refusal(endpoint: Endpoint, status: int, headers: Mapping[str, str], te
         body = None
     said = error_message(body) or _shown(text, 200)
     where = f"{endpoint.base_url} answered {status} for model {endpoint.model}: {said}"
-    key = f"the key in ${endpoint.api_key_env}" if endpoint.api_key_env else "`api_key_env`, which is not set"
-    if status in (401, 403):
-        raise EvalError(f"{where}\nCheck {key}, and whether it may use this model.")
+    if status == 401 or (status == 403 and not _of_one_prompt(f"{said} {_code(body) or ''}", answered)):
+        raise EvalError(f"{where}\nCheck {_key_of(endpoint)}, and whether it may use this model.")
     if status == 404:
         raise EvalError(f"{where}\nCheck `model`, and that `base_url` is the part before /chat/completions.")
     if status == 402 or (status == 429 and _code(body) in _QUOTA):
@@ -108,6 +117,19 @@ def read_refusal(endpoint: Endpoint, status: int, headers: Mapping[str, str], te
         final = headers.get("x-should-retry") == "false"  # the server's own word, which the openai client heeds as well
         return Trouble(f"status {status}: {said}", wait, final, _code(body))
     return Trouble(f"status {status} for model {endpoint.model}: {said}", final=True, code=_code(body))
+
+
+def _of_one_prompt(said: str, answered: bool) -> bool:
+    """Whether a 403 refuses one prompt, not the key."""
+    return not _OF_THE_KEY.search(said) and (answered or bool(_OF_THE_PROMPT.search(said)))
+
+
+def _key_of(endpoint: Endpoint) -> str:
+    if endpoint.api_key_file:
+        return f"the key in the file {endpoint.api_key_file}"
+    if endpoint.api_key_env:
+        return f"the key in ${endpoint.api_key_env}"
+    return "`api_key_env` and `api_key_file`, neither of which is set"
 
 
 def error_message(body: Any) -> str | None:

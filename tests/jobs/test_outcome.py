@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,10 @@ from jobs.grades import measure_record
 from jobs.kinds.experiment import Arm
 from jobs.outcome import changed_gates, freeze_gates
 from jobs.spec import load_experiment
+from sftfilter.errors import DataError
 from sftfilter.traits.negative_emotion import NegativeEmotion
 from tests import made_run as made
+from tests.conftest import REPOSITORY
 from tests.made_run import Grade, graded_at, made_run
 
 CONTROLS = ("random-drop", "random-swap", "matched-drop", "matched-swap")
@@ -69,6 +73,32 @@ def test_gates_changed_after_the_fact_are_named_for_ever(tmp_path: Path) -> None
         freeze_gates(tmp_path, second)
         (sentence,) = changed_gates(tmp_path)
         assert "min_gap from 0.3 to 0.1" in sentence and "min_seeds" not in sentence
+
+
+@pytest.mark.parametrize("torn", [b'[{"since": "2026', b"\xff\xfe", b"{}", b'[{"gates": {}}]', b""])
+def test_a_damaged_history_of_gates_names_the_file_and_the_remedy(tmp_path: Path, torn: bytes) -> None:
+    file = tmp_path / "gates.json"
+    file.write_bytes(torn)
+    for use in (changed_gates, lambda folder: freeze_gates(folder, {"power": 0.9})):
+        with pytest.raises(DataError, match=rf"{file}: damaged; .* delete it and run again"):
+            use(tmp_path)
+    assert file.read_bytes() == torn, "nothing is written over it"
+    file.unlink()
+    freeze_gates(tmp_path, {"power": 0.9})
+    assert changed_gates(tmp_path) == []
+
+
+def test_a_history_of_gates_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    freeze_gates(tmp_path, {"power": 0.9})
+    before = (tmp_path / "gates.json").read_bytes()
+    code = (
+        "import resource, signal; from pathlib import Path; from jobs.outcome import freeze_gates\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (40, 40))\n"
+        f"freeze_gates(Path({str(tmp_path)!r}), {{'power': 0.5}})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and "File too large" in done.stderr, done.stderr
+    assert (tmp_path / "gates.json").read_bytes() == before
 
 
 def test_moved_gates_stand_in_results_and_on_the_page(run: Run) -> None:

@@ -50,6 +50,16 @@ def test_unknown_trait_kind_names_the_valid_one(tiny_spec: Callable[..., Path]) 
         load_spec(path)
 
 
+@pytest.mark.parametrize("place", ["s3://bucket/runs", "gs://bucket/runs", "file:///runs"])
+def test_results_in_a_bucket_are_refused(tiny_spec: Callable[..., Path], place: str) -> None:
+    remedy = "results need a folder that all nodes mount; only execution.checkpoints may be a bucket"
+    with pytest.raises(SpecError, match=f"results: '{place}': {remedy}"):
+        load_spec(tiny_spec(results=place))
+    with pytest.raises(SpecError, match=f"results: '{place}': {remedy}"):
+        load_spec(tiny_spec(), [f"results={place}"])
+    assert load_spec(tiny_spec(), ["execution.checkpoints=s3://bucket/runs"])
+
+
 SCORE = "kind: score\nname: x\nrollouts: {T: {kind: rollouts, path: t.jsonl}}\nscorers: {l: {kind: random}}\n"
 
 

@@ -136,6 +136,29 @@ def test_resume_repeats_the_command_where_it_was_given(tmp_path: Path) -> None:
     assert done.returncode == 2 and "repeat that" in done.stderr, "a record is data: only our own commands are repeated"
 
 
+def test_resume_refuses_a_spec_that_has_changed_since(tmp_path: Path) -> None:
+    """With a job that needs no Ray, and fails for want of results: the record is there, and the work is told apart."""
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("kind: report\nname: r\nof: [one]\n")
+    assert _cli("run", "spec.yaml", "--set", "error_budget=0.5", cwd=tmp_path).returncode == 3
+    again = _cli("resume", "r", cwd=tmp_path)
+    assert again.returncode == 3 and "'one'" in again.stderr, "the same work is gone on with"
+    began = (tmp_path / "runs" / "r" / EVENTS).read_text()
+    for changed in ("kind: report\nname: r\nof: [two]\n", "kind: report\nname: other\nof: [one]\n"):
+        spec.write_text(changed)
+        refused = _cli("resume", "r", cwd=tmp_path)
+        assert refused.returncode == 2, refused.stderr
+        assert (
+            "`sftfilter run spec.yaml --set error_budget=0.5` or a file that it names is not what r ran"
+            in refused.stderr
+        )
+    assert (tmp_path / "runs" / "r" / EVENTS).read_text() == began and not (tmp_path / "runs" / "other").exists()
+    spec.write_text("kind: report\nname: r\nof: [two]\nworker_hour_price: 2\n")
+    assert "'two'" in _cli("run", "spec.yaml", cwd=tmp_path).stderr
+    spec.write_text("kind: report\nname: r\nof: [two]\n")
+    assert _cli("resume", "r", cwd=tmp_path).returncode == 3, "a price is no part of the work"
+
+
 def _elsewhere(root: Path, silent_s: float, **told: object) -> None:
     """The record of a run that was started on another machine, and has not ended by its own word."""
     event = {

@@ -91,7 +91,11 @@ def test_the_listing_is_what_ray_packs(tmp_path: Path) -> None:
     from ray._private.runtime_env.packaging import create_package
 
     _write(tmp_path)
-    secret = (".env", "data/.env.local", "tls.key", "data/server.pem")
+    by_name = (
+        ".env data/.env.local .envrc .netrc .git-credentials id_rsa keys/id_ed25519 id_ecdsa tls.key data/server.pem"
+    )
+    ours = "service.token data/endpoint.token .ray/auth_token .aws/credentials data/.ssh/config"
+    secret = f"{by_name} {ours}".split()
     for name in (".venv/x", "runs/r", "data/keep.txt", "data/skip.log", ".git/HEAD", *secret):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name * 50)

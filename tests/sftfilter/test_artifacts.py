@@ -50,6 +50,29 @@ def test_leftovers_of_a_killed_process_are_never_loaded_and_are_removed(tmp_path
     assert not dead.exists()
 
 
+def test_a_folder_without_its_marker_is_replaced_by_what_was_made(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    half = _build(store)
+    (half.path / MARKER).unlink()  # as a copy of the store leaves it that was cut short
+    (half.path / "file").write_text("half")
+    made = _build(store)
+    assert not made.reused and (made.path / "file").read_text() == "x"
+    assert store.find("stage", made.key) is not None
+    assert [path.name for path in tmp_path.iterdir()] == [made.path.name], "nothing is left aside"
+
+
+def test_what_another_process_finished_first_is_taken_with_its_own_meta(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    late = store.begin("stage", "key")
+    (late / "file").write_text("late")
+    early = store.begin("stage", "key")
+    (early / "file").write_text("early")
+    store.commit(early, "stage", "key", {"rows": 1})
+    taken = store.commit(late, "stage", "key", {"rows": 2})
+    assert (taken.path / "file").read_text() == "early" and taken.meta == {"rows": 1}
+    assert not late.exists()
+
+
 def test_a_broken_marker_names_the_remedy(tmp_path: Path) -> None:
     store = Store(tmp_path)
     made = _build(store)

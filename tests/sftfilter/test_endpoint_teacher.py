@@ -95,6 +95,29 @@ def test_every_prompt_is_answered_or_accounted_for(local_ray: None, tmp_path: Pa
         assert len(server.requests) == 40 and time.monotonic() - began >= 39 / 20, "the limit counts over both actors"
 
 
+@pytest.mark.ray
+def test_a_lower_budget_asks_what_failed_again(local_ray: None, tmp_path: Path) -> None:
+    store, broken = Store(tmp_path), True
+    prompts = prompts_of(store, 10)
+
+    def script(body: dict[str, Any], nth: int) -> Act:
+        number = int(_prompt(body).split()[1])
+        return status(500, "overloaded") if broken and number < 4 else say(f"Answer {number}")
+
+    with scripted(script) as server:
+        given: dict[str, Any] = {"store": store, "pool": POOL}
+        first = ask_teacher(DRAWN, teacher_at(server.url), prompts, error_budget=0.5, **given)
+        assert first.meta["quarantined"] == 4 and first.meta["used"] == 6
+        with pytest.raises(DataError, match=r"4 of 10 answers are missing, more than error_budget 0\.01 allows"):
+            ask_teacher(DRAWN, teacher_at(server.url), prompts, error_budget=0.01, **given)
+        broken, asked = False, len(server.requests)
+        second = ask_teacher(DRAWN, teacher_at(server.url), prompts, error_budget=0.01, **given)
+        assert sorted(_prompt(body) for body in server.requests[asked:]) == [f"Prompt {n}" for n in range(4)]
+        assert second.meta["used"] == 10 and second.key != first.key, "what was made from the first keeps its key"
+        again = ask_teacher(DRAWN, teacher_at(server.url), prompts, error_budget=0.01, **given)
+        assert again.reused and again.key == second.key
+
+
 def test_without_seeds_samples_are_still_drawn_each_and_an_empty_answer_anew(tmp_path: Path) -> None:
     rows = [
         {"prompt_id": "p", "messages": [{"role": "user", "content": "Hi"}], "source": "s", "sample": k}

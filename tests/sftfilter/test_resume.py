@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,12 +18,14 @@ from typing import Any
 
 import pytest
 
-from sftfilter import progress, train_stop
+from sftfilter import progress, train_stop, training
+from sftfilter.artifacts import Store
 from sftfilter.chat_format import ChatFormat
 from sftfilter.errors import MachineError, TrainingError
 from sftfilter.models import load_tokenizer
 from sftfilter.train_cluster import RunStorage
 from sftfilter.train_stop import SAVES_S, Stopped, allow, outlast, stoppable, wished
+from sftfilter.training_settings import Execution
 from tests.chaos.fault_table import FaultRow, keep
 from tests.conftest import REPOSITORY
 from tests.training_case import FULL, LORA, Case, Killer, furthest, kill_one, same_bits, tiny_llama, weights
@@ -254,6 +257,32 @@ def test_a_second_interrupt_waits_for_nothing(ctrl_c: None, tmp_path: Path) -> N
         stoppable(let_go.wait, tmp_path)
     assert time.monotonic() - began < 2
     let_go.set()
+
+
+def test_clusters_with_equal_paths_keep_apart_in_a_bucket_that_they_share(tmp_path: Path) -> None:
+    def named(checkpoints: str | None) -> str:
+        execution = Execution(checkpoints=checkpoints)
+        return training._place_name(tmp_path / "runs" / "x", Store(tmp_path / "runs" / "artifacts"), execution)
+
+    def another_disk() -> None:
+        shutil.rmtree(tmp_path / "runs")
+
+    first, local = named("s3://bucket"), named(None)
+    assert named("s3://bucket") == first, "a run that is taken up finds its checkpoints"
+    another_disk()
+    second = named("s3://bucket")
+    assert second != first and second.startswith("train-x-")
+    assert named(None) == local != second, "on a disk of its own the path is enough"
+    another_disk()
+    named(None)
+    assert not (tmp_path / "runs" / "x").exists()
+
+    one, other = (RunStorage(str(tmp_path / "bucket"), name) for name in (first, second))
+    for place in (one, other):
+        Path(place.folder, "checkpoint_1").mkdir(parents=True)
+    one.tidy(lambda note: None)
+    one.clear()
+    assert Path(other.folder, "checkpoint_1").is_dir() and not Path(one.folder).exists()
 
 
 def test_what_killed_runs_leave_is_dropped(tmp_path: Path) -> None:

@@ -12,12 +12,13 @@ from sftfilter import rollouts
 from sftfilter.artifacts import Artifact, Store, write_table
 from sftfilter.attempts import MOST
 from sftfilter.chat_format import ChatFormat
-from sftfilter.errors import MachineError
+from sftfilter.errors import DataError, MachineError
 from sftfilter.generation import Generation, Pool
 from sftfilter.models import load_tokenizer
 from sftfilter.rollouts import _blocks, generate_rollouts
 from sftfilter.schema import PROMPTS
 from tests.sftfilter.dying_answerer import DEADLY, DyingAnswerer
+from tests.sftfilter.silent_answerer import SILENT, SilentAnswerer
 from tests.training_case import tiny_llama
 
 
@@ -41,6 +42,21 @@ def _prompts(store: Store, ids: list[str]) -> Artifact:
     return store.build("prompts", version=1, settings=ids, inputs={}, make=make)
 
 
+def _answered(ids: list[str], store: Store, model: str, chat: ChatFormat, error_budget: float) -> Artifact:
+    return generate_rollouts(
+        "T",
+        model,
+        "a hash",
+        _prompts(store, ids),
+        store=store,
+        chat=chat,
+        base_hash="a base",
+        generation=Generation(max_new_tokens=4),
+        pool=Pool(batch=1, threads=1),
+        error_budget=error_budget,
+    )
+
+
 @pytest.mark.ray
 def test_a_prompt_that_kills_its_actor_ends_the_run(
     tiny_chat_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -53,21 +69,30 @@ def test_a_prompt_that_kills_its_actor_ends_the_run(
     monkeypatch.setattr(rollouts, "Answerer", DyingAnswerer)
 
     def answered(ids: list[str]) -> list[str]:
-        made = generate_rollouts(
-            "T",
-            model,
-            "a hash",
-            _prompts(store, ids),
-            store=store,
-            chat=chat,
-            base_hash="a base",
-            generation=Generation(max_new_tokens=4),
-            pool=Pool(batch=1, threads=1),
-        )
-        return made.table("rollouts")["prompt_id"].to_pylist()
+        return _answered(ids, store, model, chat, 0).table("rollouts")["prompt_id"].to_pylist()
 
     with local_ray(worker_env(), cpus=2):
         with pytest.raises(MachineError, match=rf"{MOST} worker processes died .* while answering \d+ prompts") as said:
             answered([*"abcdefgh", DEADLY])
         assert "lower `generation_pool.batch` or `generation_pool.max_actors`" in str(said.value)
         assert answered([*"abcdefgh"]) == [*"abcdefgh"]
+
+
+@pytest.mark.ray
+def test_the_spec_says_how_many_may_be_without_an_answer_of_those_that_are_reused_too(
+    tiny_chat_model: Path, tmp_path: Path, local_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat, store = ChatFormat(load_tokenizer(str(tiny_chat_model)), "Be brief."), Store(tmp_path / "runs")
+    model = tiny_llama(tmp_path / "model", chat)
+    monkeypatch.setattr(rollouts, "Answerer", SilentAnswerer)
+    ids = [*"abcdef", *(f"{SILENT}-{n}" for n in range(4))]
+    made = _answered(ids, store, model, chat, 0.5)
+    assert not made.reused and made.meta["used"] == 6, "40 % are allowed, where 50 % are"
+    refused = (
+        r"T answered nothing to 4 of 10 prompts, more than error_budget 0\.01 allows \(named in (.*parquet)\).* raise"
+    )
+    with pytest.raises(DataError, match=refused) as said:
+        _answered(ids, store, model, chat, 0.01)
+    assert str(made.path) in str(said.value)
+    assert made.table("quarantine")["raw"].to_pylist() == [f"{SILENT}-{n}" for n in range(4)]
+    assert _answered(ids, store, model, chat, 0.4).reused

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
+from sftfilter import vllm_teacher
 from sftfilter.artifacts import Store, write_table
-from sftfilter.errors import MachineError
+from sftfilter.errors import DataError, MachineError
 from sftfilter.generated import Drawn, asked, generated_table
 from sftfilter.generating import VllmTeacher
 from sftfilter.schema import PROMPTS, row_seed
@@ -93,6 +96,34 @@ def test_without_vllm_the_remedy_is_named(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match=r"teacher T: vLLM is not installed here: pip install 'sftfilter\[vllm\]'"):
         generate_with_vllm(DRAWN, TEACHER, "m", "hash", prompts, store=store, error_budget=0)
     assert not list(tmp_path.glob("rollouts-*"))
+
+
+def test_a_lower_budget_asks_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine is left out, as it needs GPUs: its answers are made up, with errors at first."""
+    store, failing = Store(tmp_path), 4
+
+    def make(folder: Path) -> dict[str, int]:
+        rows = [{**ROW, "prompt_id": f"p{n}", "kind": "x"} for n in range(10)]
+        write_table(folder, "prompts", pa.Table.from_pylist(rows, PROMPTS))
+        return {}
+
+    def engine(drawn: Drawn, teacher: VllmTeacher, source: str, model_hash: str, table: pa.Table) -> Iterator[pa.Table]:
+        back = {"generated_text": "Hello", "num_generated_tokens": 1}
+        for number, row in enumerate(table.to_pylist()):
+            error = {"__inference_error__": "out of memory" if number < failing else ""}
+            yield generated_table([vllm_row(drawn, model_hash, row | vllm_request(drawn, row) | back | error)])
+
+    monkeypatch.setattr(vllm_teacher, "check_vllm", lambda *_: None)
+    monkeypatch.setattr(vllm_teacher, "_stream", engine)
+    prompts = store.build("prompts", version=1, settings=1, inputs={}, make=make)
+    given: dict[str, Any] = {"store": store}
+    first = generate_with_vllm(DRAWN, TEACHER, "m", "hash", prompts, error_budget=0.5, **given)
+    assert first.meta["used"] == 6
+    with pytest.raises(DataError, match=r"4 of 10 answers are missing, more than error_budget 0\.01"):
+        generate_with_vllm(DRAWN, TEACHER, "m", "hash", prompts, error_budget=0.01, **given)
+    failing = 0
+    assert generate_with_vllm(DRAWN, TEACHER, "m", "hash", prompts, error_budget=0.01, **given).meta["used"] == 10
+    assert generate_with_vllm(DRAWN, TEACHER, "m", "hash", prompts, error_budget=0.5, **given).key == first.key
 
 
 def test_remote_code_is_refused() -> None:

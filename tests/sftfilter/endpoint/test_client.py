@@ -132,6 +132,41 @@ def test_what_a_person_must_mend_stops_at_once(
     assert SECRET not in "".join(file.read_text() for file in tmp_path.iterdir())
 
 
+def test_a_403_about_one_prompt_costs_its_row_and_one_about_the_key_stops(tmp_path: Path) -> None:
+    refusals = {"2": "not this one", "6": "Your input was flagged for violence"}
+
+    def script(body: dict[str, Any], nth: int) -> Act:
+        return status(403, refusals[_prompt(body)]) if _prompt(body) in refusals else say("fine")
+
+    asked = [_request(str(i)) for i in range(8)]
+    with scripted(script) as server:
+        endpoint = _endpoint(server, concurrency=1)
+        found = BlockingClient(endpoint, Journal(tmp_path)).ask_all(asked)
+        assert [i for i, answer in enumerate(found) if isinstance(answer, Failure)] == [2, 6]
+        assert found[2] == Failure("status 403 for model m: not this one") and len(server.requests) == 8
+        BlockingClient(endpoint).ask_all([asked[6], asked[0]])  # what it says of itself is believed, first or not
+        again = BlockingClient(endpoint, Journal(tmp_path)).ask_all([asked[2], asked[0]])
+        assert isinstance(again[0], Failure), "an earlier run's answers show that the key is good"
+        with pytest.raises(EvalError, match=r"answered 403 for model m: not this one\nCheck"):
+            BlockingClient(endpoint).ask_all([asked[2], asked[0]])
+        refusals |= {"2": "this API key was revoked"}
+        with pytest.raises(EvalError, match="403 for model m: this API key was revoked"):
+            BlockingClient(endpoint, Journal(tmp_path)).ask_all(asked)
+
+
+def test_what_to_check_is_what_the_key_comes_from(tmp_path: Path) -> None:
+    file = tmp_path / "judge.key"
+    file.write_text(SECRET)
+    file.chmod(0o600)
+    with scripted(lambda body, nth: status(401, "who are you")) as server:
+        for settings, named in (
+            ({"api_key_file": str(file)}, rf"Check the key in the file {file}, and whether it may use"),
+            ({}, "Check `api_key_env` and `api_key_file`, neither of which is set, and"),
+        ):
+            with pytest.raises(EvalError, match=named):
+                BlockingClient(_endpoint(server, **settings)).ask_all([_request("a")])
+
+
 def test_a_refused_row_costs_itself_and_a_refused_job_stops() -> None:
     def script(body: dict[str, Any], nth: int) -> Act:
         return status(400, "too long") if _prompt(body) in server_refuses else say("fine")
