@@ -119,7 +119,11 @@ def _targets(spec: Eval, run: FinishedRun | None) -> Iterator[list[Target]]:
         yield [
             Target(
                 Subject(
-                    model.id, running.base_url, key, stable_hash([model.model_hash, model.format_hash, serving.dtype])
+                    model.id,
+                    running.base_url,
+                    key,
+                    stable_hash([model.model_hash, model.format_hash, serving.dtype]),
+                    direct=True,
                 ),
                 model.model_hash,
             )
