@@ -110,15 +110,20 @@ def _targets(spec: Eval, run: FinishedRun | None) -> Iterator[list[Target]]:
     if run is None:
         yield [Target(_subject(endpoint)) for endpoint in spec.endpoints()]
         return
+    from serve.claims import private_name
     from serve.host import host
 
     chosen = run.chosen(spec.models)
     serving, key = spec.serving or run.serving, secrets.token_urlsafe(32)
-    with host(chosen, serving, run.tokenizer, run.system_prompt, key, run.name) as running:
+    with host(chosen, serving, run.tokenizer, run.system_prompt, key, private_name(run.name)) as running:
         yield [
             Target(
                 Subject(
-                    model.id, running.base_url, key, stable_hash([model.model_hash, model.format_hash, serving.dtype])
+                    model.id,
+                    running.base_url,
+                    key,
+                    stable_hash([model.model_hash, model.format_hash, serving.dtype]),
+                    direct=True,
                 ),
                 model.model_hash,
             )

@@ -127,13 +127,14 @@ def _ask_missing(
     no_loss: Sequence[HostedModel],
     stages: Stages,
 ) -> None:
+    from serve.claims import private_name
     from serve.host import host
 
     spec, base, store = work.spec, work.base, work.store
     total = sum(work.conversations(name) for _, name in missing) + len(no_loss)
-    api_key = secrets.token_urlsafe(32)
+    api_key, name = secrets.token_urlsafe(32), private_name(spec.name)
     with (
-        host(hosted, spec.serving, base.folder, spec.system_prompt, api_key, spec.name) as endpoint,
+        host(hosted, spec.serving, base.folder, spec.system_prompt, api_key, name) as endpoint,
         stages.bar(total, "answers") as bar,
     ):
         stages.console.print(f"  {len(hosted)} models at {endpoint.base_url}")

@@ -37,9 +37,13 @@ def run_serve(spec: Serve, root: Path, stages: Stages) -> Mapping[str, Any]:
 
     hosted = hosted_of(spec, root)
     say = stages.console.print
+    given = os.environ.get(API_KEY_VARIABLE)
+    key = given or secrets.token_urlsafe(32)
     with (
-        _token(root / spec.name / "endpoint.token") as (key, where),
         host(hosted.models, spec.serving, hosted.tokenizer_folder, hosted.system_prompt, key, spec.name) as endpoint,
+        _told(
+            key, root / spec.name / "endpoint.token", bool(given)
+        ) as where,  # last: a job that is refused writes none
     ):
         say(
             f"{endpoint.base_url}   token: {where}   page: {endpoint.base_url.removesuffix('/v1')}/docs", soft_wrap=True
@@ -95,17 +99,15 @@ def _weights_gib(folder: str) -> float:
 
 
 @contextlib.contextmanager
-def _token(file: Path) -> Iterator[tuple[str, str]]:
-    """The token and where a person finds it. A new one is written to a file that only its owner reads, and removed."""
-    given = os.environ.get(API_KEY_VARIABLE)
+def _told(key: str, file: Path, given: bool) -> Iterator[str]:
+    """Where a person finds the token. A new one is written to a file that only its owner reads, and removed."""
     if given:
-        yield given, f"${API_KEY_VARIABLE}"
+        yield f"${API_KEY_VARIABLE}"
         return
-    key = secrets.token_urlsafe(32)
     with disk_errors(file.parent):
         _write_secret(file, key)
     try:
-        yield key, str(file)
+        yield str(file)
     finally:
         file.unlink(missing_ok=True)
 

@@ -28,6 +28,7 @@ class StepAsker:
     """Hosts one checkpoint at a time; sent to the task that Ray Train starts for it.
 
     Attributes:
+        name: of the endpoint, the same for all checkpoints: what a task left that was killed makes way for the next.
         traits, prompts: by the trait's name.
         store: folder of all artifacts.
     """
@@ -57,7 +58,7 @@ class StepAsker:
         model = HostedModel(id=student, folder=folder, model_hash=model_hash, format_hash=chat.hash)
         key = secrets.token_urlsafe(32)
         rates = {}
-        with host([model], self.serving, self.base, self.system_prompt, key, f"{self.name}-steps") as endpoint:
+        with host([model], self.serving, self.base, self.system_prompt, key, self.name) as endpoint:
             asked = Asked(endpoint.base_url, key, student, model_hash)
             for name, trait in self.traits.items():
                 prompts = self.prompts[name]
@@ -74,10 +75,13 @@ def step_asker(spec: Experiment, base: Base, heldout: Mapping[str, Artifact], st
     """Who asks checkpoints in between, where the spec wants them asked while training goes on."""
     if not spec.asks_exports:
         return None
+    from serve.claims import private_name
+
     # One small replica on a port of its own: training holds the CPUs, so it asks Ray for none of them.
     changes = {"port": 0, "min_replicas": 1, "max_replicas": 1, "models_in_memory": 1}
     serving = spec.serving.model_copy(update=changes | ({} if spec.serving.use_gpu else {"cpus_per_replica": 0}))
-    return StepAsker(spec.name, serving, spec.traits, heldout, base.folder, spec.system_prompt, str(store.root))
+    name = private_name(f"{spec.name}-steps")
+    return StepAsker(name, serving, spec.traits, heldout, base.folder, spec.system_prompt, str(store.root))
 
 
 def ranked_by(settings: TrainingSettings, asker: StepAsker | None) -> str | None:

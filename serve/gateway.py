@@ -7,7 +7,7 @@ import json
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -64,6 +64,30 @@ class Job:
     scored: bool
     echo: bool
     wants_usage: bool
+
+
+@dataclass
+class _Grown:
+    """What is known of one sequence of a stream.
+
+    Attributes:
+        held: scores of tokens that the client has not seen yet.
+        sent: tokens that it has, but for `end`.
+        begun: whether it has seen anything.
+        end: the stop token, if that ended it and is shown.
+    """
+
+    text: GrowingText
+    held: list[TokenScore] = field(default_factory=list)
+    sent: int = 0
+    begun: bool = False
+    ended: bool = False
+    end: int | None = None
+
+    @property
+    def written(self) -> int:
+        """Tokens that the model wrote, as far as they are shown."""
+        return self.text.kept + (self.end is not None)
 
 
 class Gateway:
@@ -137,7 +161,7 @@ class Gateway:
         if isinstance(result, Failure):
             raise _as_error(result)
         parts = [self._part(job, k, answer) for k, answer in enumerate(result)]
-        counts = usage(job.prompt_tokens, sum(len(part.ids) for part in parts))
+        counts = usage(job.prompt_tokens, sum(part.written for part in parts))
         choices = [job.shape.choice(k, part, job.scored) for k, part in enumerate(parts)]
         return envelope(job.shape, job.model.id, job.model.model_hash) | {"choices": choices, "usage": counts}
 
@@ -145,13 +169,15 @@ class Gateway:
         """An answer, cut at its stop string."""
         text = self.tokens.decode(answer.ids)
         ids, reason = answer.ids, answer.finish_reason
+        end = answer.end if job.shape.shows_end else None
         if any(stop in text for stop in job.work.stops):
             growing = GrowingText(self.tokens, job.work.stops)
             text = growing.add(ids, last=True)
-            ids, reason = ids[: growing.kept], "stop"
+            ids, reason, end = ids[: growing.kept], "stop", None
         before = [None, *answer.prompt_scores] if job.echo else []
         prompt = job.prompts[index] if job.echo else ()
-        return Part(text, ids, [*before, *answer.scores[: len(ids)]], reason, prompt)
+        scores = answer.scores[: len(ids) + (end is not None)]
+        return Part(text, ids, [*before, *scores], reason, prompt, end)
 
     async def stream(self, job: Job) -> AsyncIterator[str]:
         """Server-sent events. What goes wrong before the first of them is raised, later it is an event of its own.
@@ -160,11 +186,8 @@ class Gateway:
             ApiError: there is no answer at all.
         """
         head = envelope(job.shape, job.model.id, job.model.model_hash, chunk=True)
-        texts = [GrowingText(self.tokens, job.work.stops) for _ in job.work.sequences]
-        held: list[list[TokenScore]] = [[] for _ in texts]
-        sent = [0] * len(texts)
-        ended: set[int] = set()
-        started: set[int] = set()
+        grown = [_Grown(GrowingText(self.tokens, job.work.stops)) for _ in job.work.sequences]
+        started = False
         async with aclosing(self.ask.pieces(job.model.copy_id, job.work)) as stream:  # pyright: ignore[reportArgumentType]
             async for pieces in stream:
                 if isinstance(pieces, Failure):
@@ -173,47 +196,39 @@ class Gateway:
                     yield event(_as_error(pieces).body())
                     return
                 for piece in pieces:
-                    if piece.index not in ended and (part := self._growth(job, piece, texts, held, sent, ended)):
-                        first = piece.index not in started
-                        started.add(piece.index)
-                        yield event(head | {"choices": [job.shape.chunk(piece.index, part, job.scored, first)]})
-                if len(ended) == len(texts):
+                    one = grown[piece.index]
+                    if not one.ended and (part := self._growth(job, piece, one)):
+                        yield event(head | {"choices": [job.shape.chunk(piece.index, part, job.scored, not one.begun)]})
+                        one.begun = started = True
+                if all(one.ended for one in grown):
                     break
         if job.wants_usage:
-            counts = usage(job.prompt_tokens, sum(text.kept for text in texts))
+            counts = usage(job.prompt_tokens, sum(one.written for one in grown))
             yield event(head | {"choices": [], "usage": counts})
         yield DONE
 
-    def _growth(
-        self,
-        job: Job,
-        piece: Piece,
-        texts: Sequence[GrowingText],
-        held: list[list[TokenScore]],
-        sent: list[int],
-        ended: set[int],
-    ) -> Part | None:
+    def _growth(self, job: Job, piece: Piece, grown: _Grown) -> Part | None:
         """What a piece adds to what its sequence's client has seen; None where that is nothing yet."""
-        k = piece.index
+        growing, sent = grown.text, grown.sent
         if job.echo and piece.prompt_scores is not None:
-            before, prompt = [None, *piece.prompt_scores], job.prompts[k]
-        elif job.echo and not job.scored and not sent[k] and not texts[k].kept:
-            before, prompt = [], job.prompts[k]
+            before, prompt = [None, *piece.prompt_scores], job.prompts[piece.index]
+        elif job.echo and not job.scored and not sent and not growing.kept:
+            before, prompt = [], job.prompts[piece.index]
         else:
             before, prompt = [], ()
-        growing = texts[k]
         new = growing.add(piece.ids, last=piece.finish_reason is not None)
-        held[k] += piece.scores
+        grown.held += piece.scores
         reason = "stop" if growing.stopped else piece.finish_reason
-        if reason:
-            ended.add(k)
+        grown.ended = reason is not None
         if not (new or reason or prompt):
             return None
-        count = growing.kept - sent[k]
-        scores, ids = held[k][:count], growing.tokens_from(sent[k])
-        del held[k][:count]
-        sent[k] = growing.kept
-        return Part(new, ids, [*before, *scores], reason, prompt)
+        grown.end = piece.end if job.shape.shows_end and not growing.stopped else None
+        ids = growing.tokens_from(sent)
+        count = len(ids) + (grown.end is not None)
+        scores = grown.held[:count]
+        del grown.held[:count]
+        grown.sent = growing.kept
+        return Part(new, ids, [*before, *scores], reason, prompt, grown.end)
 
     def tokenize(self, request: TokenizeRequest) -> dict[str, Any]:
         """Token ids, as vLLM answers them."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import logging
 import re
 import socket
@@ -19,9 +18,11 @@ from ray.serve.config import HTTPOptions
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ApplicationStatus, LoggingConfig
 
+from serve.claims import abandoned, claimed
 from serve.deployments import build, checked_format
 from serve.guard import digest
 from serve.settings import API_KEY_VARIABLE, EndpointConfig, HostedModel, ServingSettings
+from sftfilter.endpoint.settings import is_loopback
 from sftfilter.errors import MachineError, SpecError
 
 _POLL_S = 0.1
@@ -51,24 +52,27 @@ def host(
 ) -> Iterator[Endpoint]:
     """Serve models under `http://host:port/<name>/v1` until the block ends.
 
-    Serve is started where it does not run, and then also shut down, unless another application uses it by then.
-    An application of the same name, which a killed run may have left on a long-lived cluster, is replaced.
+    Serve is started where it does not run. It is shut down again on a cluster of this process's own only: on others'
+    another job may be about to use it. Applications that killed runs left on a long-lived cluster are deleted.
 
     Args:
         tokenizer_folder: tokenizer and chat template that all models were trained with.
         api_key: bearer token clients must send; empty serves without one, on a loopback address only.
-        name: application name and first part of the path.
+        name: application name and first part of the path; see `claims.private_name` for one that nobody else has.
 
     Raises:
         SpecError: bad name, double model ids, or an open endpoint on a public address.
         DataError: a model was trained with another chat format.
-        MachineError: the port is taken, or the endpoint did not come up within `start_timeout_s`.
+        MachineError: another job hosts an application of this name, the port is taken, or the endpoint did not come up
+            within `start_timeout_s`.
     """
     config = endpoint_config(models, settings, tokenizer_folder, system_prompt, [api_key] if api_key else [], name)
     if not ray.is_initialized():  # Serve would start a cluster of its own without a word
         raise MachineError("no Ray cluster is connected: call ray.init before serve.host.host")
     checked_format(tokenizer_folder, system_prompt, models)
-    with quiet(), proxy(settings) as (address, port):
+    with quiet(), claimed(name) as left, proxy(settings) as (address, port):
+        _clear_abandoned()
+        _make_way(name, left)
         root = f"http://{address}:{port}/{name}"
         try:
             _deploy(config)
@@ -96,7 +100,7 @@ def endpoint_config(
     ids = [model.id for model in models]
     if not ids or len(set(ids)) < len(ids):
         raise SpecError("an endpoint needs at least one model, and every id once; got: " + ", ".join(ids))
-    if not api_keys and not _is_loopback(settings.host):
+    if not api_keys and not is_loopback(settings.host):
         raise SpecError(
             f"serving.host '{settings.host}' can be reached from other machines: set an API key ({API_KEY_VARIABLE}), "
             "or serve on 127.0.0.1"
@@ -111,27 +115,29 @@ def endpoint_config(
     )
 
 
-def _is_loopback(address: str) -> bool:
-    if address == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False
+def _clear_abandoned() -> None:
+    """Delete what jobs that have ended left running; it would hold its CPUs and GPUs for good."""
+    for name in abandoned():
+        with contextlib.suppress(MachineError), claimed(name):  # another job may be about to do the same
+            _delete(name)
+
+
+def _make_way(name: str, left: bool) -> None:
+    if name not in serve.status().applications:
+        return
+    if not left:
+        raise MachineError(
+            f"an application '{name}', which no run of sftfilter hosts, is on this cluster's Ray Serve: delete it there, "
+            "or give the run's folder another name"
+        )
+    _delete(name)
 
 
 @contextlib.contextmanager
 def proxy(settings: ServingSettings) -> Iterator[tuple[str, int]]:
     """Address and port of Serve's HTTP proxy on the head node, started where there is none."""
-    running = _get_global_client(raise_if_no_controller_running=False)
-    if running is not None:
-        options = running.http_config
-        if not _is_loopback(options.host or "") and _is_loopback(settings.host):
-            raise MachineError(
-                f"Ray Serve already runs on this cluster and listens on {options.host}:{options.port}, which is not "
-                f"serving.host '{settings.host}'; set serving.host to it, or shut that Serve down"
-            )
-        yield _reachable(options.host or "127.0.0.1"), options.port
+    if (running := _running_proxy(settings)) is not None:
+        yield running
         return
     port = _free_port(settings.host, settings.port)
     try:
@@ -148,8 +154,28 @@ def proxy(settings: ServingSettings) -> Iterator[tuple[str, int]]:
     finally:
         with contextlib.suppress(Exception):  # the block's own error matters more
             # Without Ray there is nothing to shut down, and asking Serve would start a new cluster.
-            if ray.is_initialized() and not serve.status().applications:
+            if ray.is_initialized() and _own_cluster() and not serve.status().applications:
                 _shut_down()
+
+
+def _running_proxy(settings: ServingSettings) -> tuple[str, int] | None:
+    """Address and port of the proxy of a Serve that runs already."""
+    running = _get_global_client(raise_if_no_controller_running=False)
+    if running is None:
+        return None
+    options = running.http_config
+    if is_loopback(options.host or "") != is_loopback(settings.host):
+        raise MachineError(
+            f"Ray Serve already runs on this cluster and listens on {options.host}:{options.port}, which is not "
+            f"serving.host '{settings.host}'; set serving.host to it, or end that Serve, when nobody needs it any more "
+            "(`serve shutdown`)"
+        )
+    return _reachable(options.host or "127.0.0.1"), options.port
+
+
+def _own_cluster() -> bool:
+    """Whether this process started the cluster, which then ends with it."""
+    return ray._private.worker.global_worker.node.is_head()  # pyright: ignore
 
 
 def _shut_down() -> None:
@@ -178,9 +204,9 @@ def _controlled() -> bool:
 def check_port(settings: ServingSettings) -> None:
     """Raise MachineError when the endpoint could not listen, so that it is known before hours of training.
 
-    Where Serve runs on the connected cluster already, its proxy will be used and nothing is checked.
+    Where Serve runs on the connected cluster already, its proxy will be used.
     """
-    if _get_global_client(raise_if_no_controller_running=False) is None:
+    if _running_proxy(settings) is None:
         _free_port(settings.host, settings.port)
 
 
@@ -206,8 +232,6 @@ def _reachable(bound: str) -> str:
 
 
 def _deploy(config: EndpointConfig) -> None:
-    if config.name in serve.status().applications:
-        serve.delete(config.name)
     target = serve.RunTarget(
         target=build(config), name=config.name, route_prefix=f"/{config.name}", logging_config=LOGS
     )

@@ -19,9 +19,11 @@ class Part:
     """What a choice, or a chunk of one, shows.
 
     Attributes:
-        scores: of the tokens `ids`; None for the very first token of a prompt. Empty where none were asked for.
-        prompt: of `ids`, those that are an echoed prompt.
+        scores: of the tokens `prompt`, `ids` and `end`; None for the very first token of a prompt. Empty where none were
+            asked for.
+        prompt: the tokens of an echoed prompt.
         finish_reason: None while more follows.
+        end: the stop token that ended the answer, where the shape shows it. The text lacks it.
     """
 
     text: str
@@ -29,12 +31,19 @@ class Part:
     scores: Sequence[TokenScore | None] = ()
     finish_reason: str | None = None
     prompt: Sequence[int] = field(default=())
+    end: int | None = None
+
+    @property
+    def written(self) -> int:
+        """Tokens that the model wrote, as far as they are shown."""
+        return len(self.ids) + (self.end is not None)
 
 
 class ChatShape:
     """`/v1/chat/completions`."""
 
     kind, chunk_kind, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
+    shows_end = False
 
     def __init__(self, tokens: TokenText) -> None:
         self.tokens = tokens
@@ -64,9 +73,14 @@ class ChatShape:
 
 
 class CompletionShape:
-    """`/v1/completions`."""
+    """`/v1/completions`.
+
+    The stop token is listed among the tokens, and counted, as by vLLM's own server: clients that score texts (lm-eval)
+    have one token written, and take the last log-probability for that token's.
+    """
 
     kind, chunk_kind, prefix = "text_completion", "text_completion", "cmpl"
+    shows_end = True
 
     def __init__(self, tokens: TokenText) -> None:
         self.tokens = tokens
@@ -83,7 +97,7 @@ class CompletionShape:
         return self.choice(index, part, scored)
 
     def _logprobs(self, part: Part) -> dict[str, Any]:
-        ids = [*part.prompt, *part.ids]
+        ids = [*part.prompt, *part.ids, *([] if part.end is None else [part.end])]
         texts = [self.tokens.text(token) for token in ids]
         scores = list(part.scores[: len(ids)])
         return {

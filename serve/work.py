@@ -32,9 +32,10 @@ class Piece:
 
     Attributes:
         index: of the sequence in its work.
-        scores: of `ids`, where they were asked for.
+        scores: of `ids`, and then of `end`, where they were asked for.
         prompt_scores: of the prompt's tokens but the first, in one piece.
         finish_reason: set in the last piece.
+        end: the stop token, if that is what ended the sequence; it is none of `ids`.
     """
 
     index: int
@@ -42,6 +43,7 @@ class Piece:
     scores: list[TokenScore] = field(default_factory=list)
     prompt_scores: list[TokenScore] | None = None
     finish_reason: FinishReason | None = None
+    end: int | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Answer:
     finish_reason: FinishReason
     scores: list[TokenScore] = field(default_factory=list)
     prompt_scores: list[TokenScore] = field(default_factory=list)
+    end: int | None = None
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,11 @@ def whole(count: int, pieces: Iterable[Piece]) -> list[Answer]:
     scores: list[list[TokenScore]] = [[] for _ in range(count)]
     prompts: list[list[TokenScore]] = [[] for _ in range(count)]
     reasons: list[FinishReason] = ["length"] * count
+    ends: list[int | None] = [None] * count
     for piece in pieces:
         ids[piece.index] += piece.ids
         scores[piece.index] += piece.scores
         prompts[piece.index] += piece.prompt_scores or []
         reasons[piece.index] = piece.finish_reason or reasons[piece.index]
-    return [Answer(*parts) for parts in zip(ids, reasons, scores, prompts, strict=True)]
+        ends[piece.index] = ends[piece.index] if piece.end is None else piece.end
+    return [Answer(*parts) for parts in zip(ids, reasons, scores, prompts, ends, strict=True)]

@@ -37,7 +37,7 @@ _RETRIES = 4
 
 @dataclass(frozen=True)
 class Asked:
-    """An endpoint and the model to ask for. `model_hash` is what the endpoint must echo."""
+    """An endpoint of ours and the model to ask for. `model_hash` is what the endpoint must echo."""
 
     base_url: str
     api_key: str
@@ -140,7 +140,7 @@ async def _ask_all(
     endpoint = Endpoint(
         base_url=asked.base_url, model=asked.model, timeout_s=_PATIENCE_S, retries=_RETRIES, concurrency=_IN_FLIGHT
     )
-    client = ChatClient(endpoint, api_key=asked.api_key)
+    client = ChatClient(endpoint, api_key=asked.api_key, direct=True)
     async with client.openai:
         try:
             found = await asyncio.gather(*(one(client, e, s) for e in episodes for s in range(trait.samples)))

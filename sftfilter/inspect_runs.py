@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sftfilter.disk import disk_errors
+from sftfilter.endpoint.direct import around_proxies, on_this_machine
 from sftfilter.errors import EvalError
 from sftfilter.journal import Journal, journal_folder
 from sftfilter.traits.contract import TraitSettings
@@ -29,12 +31,14 @@ class Subject:
 
     Attributes:
         identity: changes with what answers, and with nothing else: the journal's name for it.
+        direct: we host it: the environment's proxies are left out, as for loopback addresses.
     """
 
     model: str
     base_url: str
     api_key: str = field(repr=False)
     identity: str
+    direct: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,10 +72,10 @@ def ask_with_inspect(
     judging = Judging(store)
     task = inspect_task(trait, subject=subject.identity, journal=journal, judging=judging, on_row=on_row)
     config = GenerateConfig(max_connections=concurrency, max_retries=_RETRIES, timeout=_TIMEOUT_S)
-    model = get_model(
-        f"{_PROVIDER}/{subject.model}", base_url=subject.base_url, api_key=subject.api_key, config=config, memoize=False
-    )
-    with disk_errors(logs):
+    name, url, key = f"{_PROVIDER}/{subject.model}", subject.base_url, subject.api_key
+    direct = subject.direct or on_this_machine(url)
+    with disk_errors(logs), around_proxies(url) if direct else nullcontext():
+        model = get_model(name, base_url=url, api_key=key, config=config, memoize=False)
         logs.mkdir(parents=True, exist_ok=True)
         made = inspect_ai.eval(
             task,

@@ -10,7 +10,7 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -207,22 +207,31 @@ class RunningEngine:
         return await self._work(open_adapter, model, batch.weights, self.settings.adapters_in_memory, used)
 
     def _join(self, ticket: Ticket, batch: _Batch) -> None:
-        work, decoder = ticket.work, batch.weights.decoder
-        adapter = ticket.model.id if _has_adapter(ticket.model) else None
-        if work.score_prompts is not None:
-            ticket.unscored = list(range(len(work.sequences)))
-        ticket.rows = {decoder.add(r, adapter): i for i, r in enumerate(work.sequences) if r.max_tokens > 0}
+        work = ticket.work
         batch.tickets.append(ticket)
         self._done.sequences += len(work.sequences)
+        if work.score_prompts is not None:
+            ticket.unscored = list(range(len(work.sequences)))
+            return
+        self._write(ticket, batch, range(len(work.sequences)))
         nothing = [Piece(i, finish_reason="length") for i, r in enumerate(work.sequences) if r.max_tokens == 0]
-        if nothing and not ticket.unscored:
+        if nothing:
             self._give(ticket, nothing)
+
+    def _write(self, ticket: Ticket, batch: _Batch, sequences: Iterable[int]) -> None:
+        """Continue some of a request's sequences. Prompts are scored before: a last piece ends the waiting for scores."""
+        adapter = ticket.model.id if _has_adapter(ticket.model) else None
+        for i in sequences:
+            request = ticket.work.sequences[i]
+            if request.max_tokens > 0:
+                ticket.rows[batch.weights.decoder.add(request, adapter)] = i
 
     async def _advance(self, batch: _Batch) -> None:
         """Score some prompts and write one more token of every sequence."""
         try:
             for ticket, pieces in await self._work(self._score, batch):
                 self._give(ticket, pieces)
+                self._write(ticket, batch, [piece.index for piece in pieces])
             if batch.weights.decoder.busy:
                 tokens = await self._work(batch.weights.decoder.step)
                 self._done.steps += 1
@@ -278,8 +287,9 @@ class RunningEngine:
             index = ticket.rows[token.row]
             if reason:
                 del ticket.rows[token.row]
-            ids, scores = ([token.id], [token.score] if token.score else []) if token.id is not None else ([], [])
-            made.setdefault(ticket, []).append(Piece(index, ids, scores, None, reason))
+            ids, end = ([token.id], None) if token.id is not None else ([], self.vocabulary.stop_id)
+            scores = [token.score] if token.score else []
+            made.setdefault(ticket, []).append(Piece(index, ids, scores, None, reason, end))
         for ticket, pieces in made.items():
             self._give(ticket, pieces)
 

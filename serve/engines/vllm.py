@@ -173,9 +173,10 @@ def _piece(i: int, output: Any, request: GenerateRequest, work: Work) -> Piece:
     new = output.outputs[0]
     wanted = request.max_tokens > 0
     ids = list(new.token_ids) if wanted else []
-    if new.finish_reason == "stop" and not isinstance(new.stop_reason, str):
-        ids = ids[:-1]  # the stop token is no part of the answer; the token that completes a stop string is
-    scores = [_score(token, table) for token, table in zip(ids, new.logprobs or (), strict=False)] if wanted else []
+    scores = [_score(token, table) for token, table in zip(ids, new.logprobs or (), strict=False)]
+    end = None
+    if ids and new.finish_reason == "stop" and not isinstance(new.stop_reason, str):
+        end = ids.pop()  # the stop token is no part of the answer; the token that completes a stop string is
     prompt = None
     if work.score_prompts is not None and output.prompt_logprobs:
         pairs = zip(request.prompt_ids[1:], output.prompt_logprobs[1:], strict=True)
@@ -183,7 +184,7 @@ def _piece(i: int, output: Any, request: GenerateRequest, work: Work) -> Piece:
     reason = None
     if output.finished:
         reason = "stop" if new.finish_reason == "stop" and wanted else "length"
-    return Piece(i, ids, scores, prompt, reason)
+    return Piece(i, ids, scores, prompt, reason, end)
 
 
 def _score(token: int, table: Any) -> TokenScore:

@@ -61,7 +61,8 @@ async def _measure(asked: Asked, chat: ChatFormat) -> list[dict[str, Any]]:
         messages: list[Message] = [{"role": "user", "content": question}]
         ids.append(prompt_id(messages))
         pairs.append((chat.prompt_ids(messages), chat.answer_ids(messages, answer)))
-    client = ChatClient(Endpoint(base_url=asked.base_url, model=asked.model, timeout_s=900), api_key=asked.api_key)
+    endpoint = Endpoint(base_url=asked.base_url, model=asked.model, timeout_s=900)
+    client = ChatClient(endpoint, api_key=asked.api_key, direct=True)
     async with client.openai:
         try:
             found = await logprobs_of(client, asked, pairs)

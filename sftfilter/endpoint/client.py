@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sftfilter.config import stable_hash
+from sftfilter.endpoint.direct import direct_mounts, on_this_machine
 from sftfilter.endpoint.pacing import pace_of, pause
 from sftfilter.endpoint.replies import Answer, Failure, Trouble, read_answer, read_refusal
 from sftfilter.endpoint.settings import Endpoint
@@ -54,17 +55,25 @@ class ChatClient:
     Args:
         api_key: default: what the endpoint's `api_key_env` or `api_key_file` names.
         journal: answers that arrived before, and where new ones are kept.
+        direct: the endpoint is one that we host: the environment's proxies are left out, as for loopback addresses.
     """
 
-    def __init__(self, endpoint: Endpoint, *, api_key: str | None = None, journal: Journal | None = None) -> None:
+    def __init__(
+        self, endpoint: Endpoint, *, api_key: str | None = None, journal: Journal | None = None, direct: bool = False
+    ) -> None:
         import openai
 
         self.endpoint = endpoint
         self.journal = journal
         self.paid = 0
         self._key = api_key or api_key_of(endpoint)
+        around = direct_mounts(endpoint.base_url) if direct or on_this_machine(endpoint.base_url) else None
         self.openai: AsyncOpenAI = openai.AsyncOpenAI(
-            base_url=endpoint.base_url, api_key=self._key, timeout=endpoint.timeout_s, max_retries=0
+            base_url=endpoint.base_url,
+            api_key=self._key,
+            timeout=endpoint.timeout_s,
+            max_retries=0,
+            http_client=openai.DefaultAsyncHttpxClient(mounts=around) if around else None,
         )
         self._pace = pace_of(endpoint)
         self._gate = asyncio.Semaphore(endpoint.concurrency)

@@ -93,7 +93,7 @@ class Endpoint(Settings):
         if self.api_key_env and self.api_key_file:
             raise ValueError("set api_key_env or api_key_file, not both")
         parts = urlsplit(self.base_url)
-        if (self.api_key_env or self.api_key_file) and parts.scheme == "http" and not _loopback(parts.hostname or ""):
+        if (self.api_key_env or self.api_key_file) and parts.scheme == "http" and not is_loopback(parts.hostname or ""):
             if self.allow_plain_http:
                 return self
             raise ValueError(
@@ -108,7 +108,8 @@ class Endpoint(Settings):
         return stable_hash([self.identity or self.base_url, self.model, self.extra_body, sorted(self.omit)])
 
 
-def _loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a name or address is this machine's own, which no other reaches."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

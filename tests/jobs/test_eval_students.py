@@ -3,16 +3,43 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.conftest import read_lines, write_lines
+from tests.scripted_endpoint import scripted, status
+
+
+@pytest.fixture
+def beside(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Somebody else's endpoint of the run's name, which is left alone, and a proxy that is asked nothing."""
+    from jobs.tutoring import base_of
+    from serve.host import host
+    from serve.settings import HostedModel, ServingSettings
+    from sftfilter.models import BUILTIN
+
+    base = base_of(BUILTIN, "Be brief.")
+    model = HostedModel(id="base", folder=base.folder, model_hash=base.hash, format_hash=base.chat.hash)
+    settings = ServingSettings(port=0, engine="null", cpus_per_replica=0)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with (
+        scripted(lambda body, nth: status(502)) as proxy,
+        host([model], settings, base.folder, "Be brief.", "their-token", "small") as theirs,
+    ):
+        monkeypatch.setenv("HTTP_PROXY", proxy.url.removesuffix("/v1"))
+        yield
+        reply = httpx.get(f"{theirs.base_url}/models", headers={"Authorization": "Bearer their-token"}, trust_env=False)
+        assert reply.status_code == 200 and proxy.requests == []
 
 
 @pytest.mark.ray
 @pytest.mark.model
+@pytest.mark.usefixtures("beside")
 def test_a_finished_run_through_inspect_and_through_the_pipeline(local_ray: None, tmp_path: Path) -> None:
     from jobs.console import Stages
     from jobs.eval_command import eval_spec

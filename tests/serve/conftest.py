@@ -17,7 +17,7 @@ from serve.host import Endpoint, host
 from serve.settings import HostedModel, ServingSettings
 from sftfilter.chat_format import ChatFormat
 from sftfilter.models import ensure_builtin, load_tokenizer, weights_hash
-from tests.serve.tiny import TinyStudents, make_students
+from tests.serve.tiny import TinyStudents, make_ending, make_students
 
 SYSTEM = "Be brief."
 API_KEY = "a-token-for-tests"
@@ -40,6 +40,12 @@ def chat_format(builtin: str) -> ChatFormat:
 def tiny(chat_format: ChatFormat, tmp_path_factory: pytest.TempPathFactory) -> TinyStudents:
     """Small students with random weights."""
     return make_students(tmp_path_factory.mktemp("students"), chat_format)
+
+
+@pytest.fixture(scope="session")
+def ending(tiny: TinyStudents, chat_format: ChatFormat, tmp_path_factory: pytest.TempPathFactory) -> HostedModel:
+    """A small student whose likeliest next token is always the stop token."""
+    return make_ending(tiny.full[0], chat_format, tmp_path_factory.mktemp("ending"))
 
 
 @pytest.fixture(scope="package")

@@ -39,6 +39,7 @@ class Students:
         self.delay_s = 0.0
         self.seen: list[Work] = []
         self.closed = 0
+        self.ends = False
 
     async def whole(self, copy_id: str, work: Work) -> list[Answer] | Failure:
         pieces = await collect(self.pieces(copy_id, work))
@@ -58,9 +59,15 @@ class Students:
                 if self.failure and k >= self.fails_after:
                     yield self.failure
                     return
-                last = "length" if k == len(ids) - 1 else None
+                last = "length" if k == len(ids) - 1 and not self.ends else None
                 yield [
                     Piece(i, [token], [_score(token, s.logprobs)] if s.logprobs is not None else [], None, last)
+                    for i, s in enumerate(work.sequences)
+                ]
+            if self.ends:
+                stop = self.format.stop_id
+                yield [
+                    Piece(i, [], [_score(stop, s.logprobs)] if s.logprobs is not None else [], None, "stop", stop)
                     for i, s in enumerate(work.sequences)
                 ]
         finally:
@@ -288,6 +295,35 @@ def test_chat_logprobs(post: Post) -> None:
     assert [entry["token"] for entry in entries] == ["one", " two", " three", " four"]
     assert all(len(entry["top_logprobs"]) == 3 and entry["logprob"] == -1.0 for entry in entries)
     assert post("/v1/chat/completions", chat()).json()["choices"][0]["logprobs"] is None
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_completions_list_and_count_the_stop_token_and_chats_do_not(
+    post: Post, students: Students, chat_format: ChatFormat, stream: bool
+) -> None:
+    students.ends = True
+    flags = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+    body = {"model": "base", "prompt": "one two", "echo": True, "logprobs": 2, "max_tokens": 9} | flags
+    for echo, before in ((True, 2), (False, 0)):
+        reply = post("/v1/completions", body | {"echo": echo})
+        replies = events(reply) if stream else [reply.json()]
+        choices = [choice for one in replies for choice in one["choices"]]
+        lists = {k: [v for c in choices for v in c["logprobs"][k]] for k in choices[0]["logprobs"]}
+        text = "".join(c["text"] for c in choices)
+        assert text == ("one two" if echo else "") + students.text and choices[-1]["finish_reason"] == "stop"
+        assert "".join(lists["tokens"]) == text + str(chat_format.tokenizer.decode([chat_format.stop_id]))
+        assert {k: len(v) for k, v in lists.items()} == dict.fromkeys(lists, before + 5)
+        assert lists["token_logprobs"][-1] == -1.0 and replies[-1]["usage"]["completion_tokens"] == 5
+        assert stream or lists["text_offset"][-1] == len(text)
+    reply = post("/v1/completions", body | {"stop": [" four"]})
+    choices = [c for one in (events(reply) if stream else [reply.json()]) for c in one["choices"]]
+    assert [token for c in choices for token in c["logprobs"]["tokens"]][-1] == " three"
+
+    reply = post("/v1/chat/completions", chat(logprobs=True, **flags))
+    replies = events(reply) if stream else [reply.json()]
+    entries = [e for one in replies for c in one["choices"] for e in (c["logprobs"] or {})["content"]]
+    assert "".join(entry["token"] for entry in entries) == students.text
+    assert replies[-1]["usage"]["completion_tokens"] == 4
 
 
 def test_echoed_prompts_are_scored_with_alternatives(post: Post) -> None:

@@ -24,7 +24,8 @@ import pytest
 import yaml
 
 from serve.host import Endpoint, host
-from serve.settings import ServingSettings
+from serve.settings import HostedModel, ServingSettings
+from sftfilter.chat_format import ChatFormat
 from tests.serve.conftest import API_KEY, SYSTEM
 from tests.serve.tiny import TinyStudents
 
@@ -41,9 +42,9 @@ SETTINGS = ServingSettings(port=0, dtype="float32", models_in_memory=2, body_tim
 
 
 @pytest.fixture(scope="module")
-def students(cluster: None, tiny: TinyStudents) -> Iterator[Endpoint]:
+def students(cluster: None, tiny: TinyStudents, ending: HostedModel) -> Iterator[Endpoint]:
     """Small students behind a real endpoint of one replica, which answers HTTP itself."""
-    with host(tiny.all, SETTINGS, tiny.folder, SYSTEM, API_KEY, APP) as running:
+    with host([*tiny.all, ending], SETTINGS, tiny.folder, SYSTEM, API_KEY, APP) as running:
         yield running
 
 
@@ -197,13 +198,35 @@ def loglikelihoods(result: dict[str, Any]) -> list[list[tuple[float, bool]]]:
     return [[(float(value), greedy) for value, greedy in sample["filtered_resps"]] for sample in ordered]
 
 
-def test_lm_eval_scores_are_those_of_its_own_backend(students: Endpoint, tiny: TinyStudents, tmp_path: Path) -> None:
+def test_a_completion_ends_with_the_log_probability_of_the_stop_token(
+    students: Endpoint, ending: HostedModel, chat_format: ChatFormat
+) -> None:
+    """What lm-eval sends: it takes the last log-probability for that of the one token that was written."""
+    body = {"model": ending.id, "prompt": [[5, 6, 7], [8, 9]], "max_tokens": 1, "echo": True, "logprobs": 1}
+    reply = httpx.post(
+        f"{students.base_url}/completions", json=body | {"temperature": 0}, headers=HEADERS, timeout=60
+    ).json()
+    stop = str(chat_format.tokenizer.decode([chat_format.stop_id]))
+    for choice, size in zip(reply["choices"], (3, 2), strict=True):
+        found = choice["logprobs"]
+        assert choice["finish_reason"] == "stop" and found["tokens"][-1] == stop and stop not in choice["text"]
+        assert {name: len(values) for name, values in found.items()} == dict.fromkeys(found, size + 1)
+        assert found["top_logprobs"][-1] == {stop: found["token_logprobs"][-1]}
+        assert found["text_offset"][-1] == len(choice["text"])
+    assert reply["usage"] == {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
+
+
+@pytest.mark.parametrize("name", ["full-0", "ending"])
+def test_lm_eval_scores_are_those_of_its_own_backend(
+    students: Endpoint, tiny: TinyStudents, ending: HostedModel, tmp_path: Path, name: str
+) -> None:
     folder = lm_tasks(tmp_path)
     args = (
-        f"model=full-0,base_url={students.base_url}/completions,tokenizer={tiny.folder},tokenizer_backend=huggingface"
+        f"model={name},base_url={students.base_url}/completions,tokenizer={tiny.folder},tokenizer_backend=huggingface"
     )
     ours = loglikelihoods(lm_eval(folder, "local-completions", args + ",num_concurrent=4", "tiny_choices"))
-    own = f"pretrained={tiny.full[0].folder},tokenizer={tiny.folder},dtype=float32"
+    weights = {"full-0": tiny.full[0], "ending": ending}[name].folder
+    own = f"pretrained={weights},tokenizer={tiny.folder},dtype=float32"
     theirs = loglikelihoods(lm_eval(folder, "hf", own, "tiny_choices", "--device", "cpu", "--batch_size", "1"))
     assert [len(row) for row in ours] == [2, 3, 2]
     for row, other in zip(ours, theirs, strict=True):

@@ -203,6 +203,33 @@ def test_leaving_and_deadlines_end_the_work(tiny: TinyStudents) -> None:
     assert (more, running) == (0, 0)
 
 
+def test_requests_that_are_scored_together_get_the_scores_of_all_their_prompts(tiny: TinyStudents) -> None:
+    """As lm-eval asks: one token each, which is written long before the last prompt is scored."""
+    engine, _ = make(tiny.full[:1], tiny.folder)
+
+    async def main() -> list[Any]:
+        asked = [
+            Work("full-0", [GenerateRequest([5, 6, k, n], 1, logprobs=1) for n in range(3)], score_prompts=1)
+            for k in range(5)
+        ]
+        return await asyncio.gather(*(ask(engine, one) for one in asked))
+
+    for answers in asyncio.run(main()):
+        assert [len(answer.prompt_scores) for answer in answers] == [3, 3, 3]
+        assert [len(answer.scores) for answer in answers] == [1, 1, 1]
+
+
+def test_the_stop_token_is_scored_and_told_apart_from_the_answer(ending: HostedModel, tiny: TinyStudents) -> None:
+    engine, _ = make([ending], tiny.folder)
+
+    async def main() -> Any:
+        return await ask(engine, Work(ending.id, [GenerateRequest([5, 6, 7], 9, logprobs=1), GenerateRequest([5], 9)]))
+
+    for answer, scores in zip(asyncio.run(main()), (1, 0), strict=True):
+        assert (answer.ids, answer.end, answer.finish_reason) == ([], STOP, "stop")
+        assert len(answer.scores) == scores and all(score.top[0][0] == STOP for score in answer.scores)
+
+
 def test_scores_of_prompts_and_answers(tiny: TinyStudents) -> None:
     engine, _ = make(tiny.full, tiny.folder)
 

@@ -101,5 +101,24 @@ def without_numbers(model: HostedModel, root: Path) -> HostedModel:
     return model.model_copy(update=update | {"model_hash": weights_hash(folder)})
 
 
+def make_ending(model: HostedModel, chat: ChatFormat, root: Path) -> HostedModel:
+    """The same student with the stop token as its likeliest next one, whatever the prompt.
+
+    One direction of its embeddings, which are also its output weights, is alike in all tokens and strongest in that one,
+    and its layers add too little to change that.
+    """
+    folder = Path(shutil.copytree(model.folder, root / "ending"))
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    for name, value in weights.items():
+        if "embed_tokens" in name:
+            value[:, 0] = 20.0
+            value[chat.stop_id, 0] = 30.0
+        elif "o_proj" in name or "down_proj" in name:
+            value.mul_(0.1)
+    save_file(weights, file, metadata={"format": "pt"})
+    return _hosted("ending", folder, chat)
+
+
 def _hosted(name: str, folder: Path, chat: ChatFormat) -> HostedModel:
     return HostedModel(id=name, folder=str(folder), model_hash=weights_hash(folder), format_hash=chat.hash)

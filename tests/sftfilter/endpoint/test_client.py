@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from sftfilter.endpoint.client import BlockingClient, ChatClient, ChatRequest
+from sftfilter.endpoint.direct import around_proxies
 from sftfilter.endpoint.replies import Answer, Failure
 from sftfilter.endpoint.settings import Endpoint
 from sftfilter.errors import EvalError, MachineError
@@ -47,6 +51,50 @@ def test_every_field_goes_out_and_comes_back() -> None:
     assert found == [Answer("hi?", "stop", "m-2", "fp", 10, 5)]
     asked = {"model": "m", "messages": [{"role": "user", "content": "a"}], "max_tokens": 8, "temperature": 0}
     assert server.requests == [asked | {"top_p": 0.9, "top_k": 5}]
+
+
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
+    """What the environment names for every request."""
+    for name in ("no_proxy", "NO_PROXY", "http_proxy", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with scripted(lambda body, nth: say("by proxy")) as found:
+        monkeypatch.setenv("HTTP_PROXY", found.url.removesuffix("/v1"))
+        yield found
+
+
+def test_an_endpoint_on_this_machine_is_asked_past_the_proxy_and_another_through_it(proxy: Scripted) -> None:
+    with scripted(lambda body, nth: say("directly")) as server:
+        for url in (server.url, server.url.replace("127.0.0.1", "localhost")):
+            [found] = BlockingClient(_endpoint(server, base_url=url)).ask_all([_request("a")])
+            assert isinstance(found, Answer) and found.text == "directly"
+        assert not proxy.requests
+        [found] = BlockingClient(_endpoint(server, base_url="http://students.invalid/v1")).ask_all([_request("b")])
+    assert isinstance(found, Answer) and found.text == "by proxy" and len(proxy.requests) == 1
+
+
+def test_an_endpoint_of_our_own_is_never_asked_through_a_proxy(proxy: Scripted) -> None:
+    async def main() -> Answer | Failure:
+        endpoint = Endpoint(base_url="http://students.invalid/v1", model="m", retries=0)
+        client = ChatClient(endpoint, api_key=SECRET, direct=True)
+        async with client.openai:
+            return await client.ask(_request("a"))
+
+    found = asyncio.run(main())
+    assert isinstance(found, Failure) and "no connection" in found.reason and not proxy.requests
+
+
+@pytest.mark.parametrize("before", [{}, {"NO_PROXY": "10.0.0.1"}, {"no_proxy": "a.b", "NO_PROXY": "c.d"}])
+def test_the_environment_of_other_clients_is_put_back(
+    proxy: Scripted, monkeypatch: pytest.MonkeyPatch, before: dict[str, str]
+) -> None:
+    for name, value in before.items():
+        monkeypatch.setenv(name, value)
+    kept = dict(os.environ)
+    with scripted(lambda body, nth: say("directly")) as server, around_proxies(server.url):
+        assert httpx.post(server.url, json={}).json()["choices"][0]["message"]["content"] == "directly"
+    assert dict(os.environ) == kept
+    assert httpx.post("http://students.invalid/v1", json={}).json()["choices"][0]["message"]["content"] == "by proxy"
 
 
 TROUBLE: dict[str, tuple[Act, str]] = {
