@@ -14,6 +14,8 @@ from sftfilter.errors import EvalError
 _AGAIN = frozenset({408, 409, 425, 429})
 _QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 """Codes of a 429 that no waiting mends."""
+_CUT = {"length": "cut at max_tokens ({})", "content_filter": "cut by the server's content filter"}
+"""Reasons for which an answer ended before its end."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,11 @@ class Answer:
     completion_tokens: int | None
     reasoning: str | None = None
     """What the model thought, where the server sends it in a field of its own."""
+
+    def cut(self, max_tokens: int) -> str | None:
+        """How it ended before its end; None: it did not. The start of an answer may say something else than all of it."""
+        reason = _CUT.get(self.finish_reason or "")
+        return reason and reason.format(max_tokens)
 
     def as_dict(self) -> dict[str, Any]:
         """For the journal."""

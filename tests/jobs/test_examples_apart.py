@@ -67,7 +67,7 @@ def test_calibrations_are_refused_too(tiny_spec: Callable[..., Path], tmp_path: 
     tiny = load_spec(tiny_spec(scorers={"lexicon": lexicon, "probe": _labelled(tmp_path)}))
     assert isinstance(tiny, Study)
     shared = {name: getattr(tiny, name) for name in Study.model_fields}
-    spec = Calibrate(**shared | {"kind": "calibrate", "trait_teacher": "T", "clean_teacher": "C"})
+    spec = Calibrate.model_validate(shared | {"kind": "calibrate", "trait_teacher": "T", "clean_teacher": "C"})
     with pytest.raises(DataError, match=REFUSED):
         run_calibration(spec, tmp_path / "runs", Stages(), "test")
 
