@@ -11,7 +11,7 @@ from jobs.calibrate_outcome import write_calibration
 from jobs.calibrate_retrain import Retrained, retrain
 from jobs.console import Stages
 from jobs.experiment import read_prompts
-from jobs.guards import keep_apart
+from jobs.guards import keep_apart, keep_examples_apart
 from jobs.kinds.calibrate import Calibrate
 from jobs.outcome import freeze_gates
 from jobs.tutoring import load_base, make_rollouts, tune_teachers
@@ -34,6 +34,8 @@ def run_calibration(spec: Calibrate, root: Path, stages: Stages, command: str) -
         heldout = {name: stages.note(read_prompts(spec, base, store, name), name) for name in spec.traits}
     with stages.stage("guards", f"prompts that contain evaluation prompts: {spec.contamination.action}"):
         prompts, overlaps = keep_apart(spec, prompts, heldout, store, stages)
+        learned = {"scorers": spec.scorers, "teachers": spec.teachers}
+        keep_examples_apart(spec.contamination, learned, heldout, store, stages)
     with stages.stage("teachers", "tuned from the base where the spec says so"):
         teachers = tune_teachers(spec, base, store, root / spec.name, stages)
     with stages.stage("rollouts", f"{', '.join(spec.teachers)} answer every prompt"):

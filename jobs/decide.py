@@ -13,7 +13,7 @@ from jobs.console import Stages
 from jobs.decide_tables import decisions_table, sweep_table
 from jobs.exports import Exports
 from jobs.frames import frame_of
-from jobs.guards import read_evaluation, refuse_overlaps
+from jobs.guards import keep_examples_apart, read_evaluation, refuse_overlaps
 from jobs.kinds.decide import Decide
 from jobs.records import write_json
 from jobs.rewrites import Rewriter
@@ -48,6 +48,7 @@ def run_decide(spec: Decide, root: Path, stages: Stages, command: str) -> Mappin
             evaluation = read_evaluation(spec.evaluation, spec.base_model, spec.error_budget, store)
             given = {**scored.rollouts, **{f"reserve of {teacher}": rows for teacher, rows in reserve.items()}}
             refuse_overlaps(spec.contamination, given, evaluation, store, stages)
+            keep_examples_apart(spec.contamination, {"scorers": spec.scorers}, evaluation, store, stages)
     with stages.stage("decisions", ", ".join(spec.decisions)):
         frame = frame_of(spec.selectors, scored, reserve)
         sources = [(rows, "rollouts") for rows in scored.rollouts.values()]

@@ -10,7 +10,7 @@ from typing import Any
 
 from jobs.arms import Material, plan_arms
 from jobs.console import Stages, arms_table, show_next
-from jobs.guards import keep_apart
+from jobs.guards import keep_apart, keep_examples_apart
 from jobs.kinds.experiment import Experiment
 from jobs.kinds.study import Study
 from jobs.outcome import Made, freeze_gates, write_outcome
@@ -87,6 +87,8 @@ def answer(spec: Study, store: Store, work: Path, stages: Stages) -> Gathered:
                 stages.say(line)
     with stages.stage("guards", f"prompts that contain evaluation prompts: {spec.contamination.action}"):
         prompts, overlaps = keep_apart(spec, prompts, heldout, store, stages)
+        learned = {"scorers": spec.scorers, "teachers": spec.teachers}
+        keep_examples_apart(spec.contamination, learned, heldout, store, stages)
     with stages.stage("teachers", "tuned from the base where the spec says so"):
         teachers = tune_teachers(spec, base, store, work, stages)
     with stages.stage(

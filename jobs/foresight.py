@@ -5,24 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
-
-from pydantic import BeforeValidator
+from typing import Any
 
 from jobs.kinds.experiment import Experiment
 from jobs.kinds.job import JobSpec
 from jobs.kinds.lattice import Lattice
 from jobs.kinds.score import RolloutJob
 from jobs.lattice_files import here, impossible
+from jobs.named_files import Location, sources_and_paths
 from jobs.spec import place_in
-from sftfilter.config import Holds, Settings, did_you_mean, resolve_path
+from sftfilter.config import Holds, did_you_mean
 from sftfilter.errors import DataError
 from sftfilter.reading.preview import ROWS, check_there, local_paths, look
 from sftfilter.reading.source import FileSource
 from sftfilter.rollout_file import RolloutFile
 from sftfilter.scorers import Column
-
-Location = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ def refuse_unusable(file: str, spec: JobSpec) -> None:
 
 
 def _files(spec: JobSpec) -> Iterator[Found]:
-    for at, value, holds in _sources_and_paths(spec, ()):
+    for at, value, holds in sources_and_paths(spec, ()):
         if isinstance(value, FileSource):
             answers = isinstance(value, RolloutFile)
             yield from _source(
@@ -142,33 +139,3 @@ def _cells(spec: JobSpec) -> Iterator[Found]:
             yield Found(missing.at, str(missing))
     except DataError:
         return  # a file that is not there or cannot be read was named before
-
-
-def _sources_and_paths(value: Any, at: Location) -> Iterator[tuple[Location, Any, Holds | None]]:
-    """Every source of rows below a value, and every other path that is resolved against the spec's folder.
-
-    With a path comes what its file holds, if that is conversations.
-    """
-    if isinstance(value, FileSource):
-        yield at, value, None
-    elif isinstance(value, Settings):
-        for name, field in type(value).model_fields.items():
-            inner = getattr(value, name)
-            marks = [*field.metadata, *_marks(field.annotation)]
-            if isinstance(inner, str) and any(isinstance(m, BeforeValidator) and m.func is resolve_path for m in marks):
-                yield (*at, name), inner, next((m for m in marks if isinstance(m, Holds)), None)
-            else:
-                yield from _sources_and_paths(inner, (*at, name))
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _sources_and_paths(inner, (*at, key))
-    elif isinstance(value, list | tuple):
-        for number, inner in enumerate(value):
-            yield from _sources_and_paths(inner, (*at, number))
-
-
-def _marks(annotation: Any) -> list[Any]:
-    """What is said with `Annotated` anywhere inside a field's type."""
-    if get_origin(annotation) is Annotated:
-        return list(annotation.__metadata__)
-    return [mark for inner in get_args(annotation) for mark in _marks(inner)]

@@ -1,14 +1,16 @@
-"""Training prompts are kept apart from evaluation prompts, as the spec says."""
+"""Training prompts, and what scorers and teachers learn from, are kept apart from evaluation prompts, as the spec says."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from jobs.console import Stages
 from jobs.kinds.study import Study
+from jobs.named_files import example_files
 from jobs.tutoring import base_of
 from sftfilter.artifacts import Artifact, Store
-from sftfilter.guards import Contamination, guard_prompts, guard_rollouts
+from sftfilter.guards import Contamination, guard_examples, guard_prompts, guard_rollouts
 from sftfilter.prompts import PromptSource, load_prompts
 
 
@@ -24,6 +26,28 @@ def keep_apart(
     found = overlaps.meta["overlapping_texts"]
     stages.note(overlaps, f"{found} of {prompts.meta['used']} prompts overlap with evaluation prompts")
     return (kept if kept is prompts else stages.note(kept, f"{found} dropped")), overlaps
+
+
+def keep_examples_apart(
+    settings: Contamination | None,
+    parts: Mapping[str, Any],
+    evaluation: Mapping[str, Artifact],
+    store: Store,
+    stages: Stages,
+) -> None:
+    """Look for evaluation prompts in the files that scorers are fitted with and teachers are tuned on.
+
+    Args:
+        parts: `scorers` and `teachers`, as the spec has them.
+
+    Raises:
+        DataError: there are some, and the settings do not say to merely report them.
+    """
+    files = example_files(parts)
+    if settings and files and evaluation:
+        overlaps = guard_examples(settings, files, evaluation, store)
+        found, of = overlaps.meta["overlapping_texts"], overlaps.meta["training_texts"]
+        stages.note(overlaps, f"{found} of {of} examples for scorers and teachers overlap with evaluation prompts")
 
 
 def read_evaluation(

@@ -8,7 +8,7 @@ from typing import Any
 
 from jobs.console import Stages
 from jobs.frames import frame_of
-from jobs.guards import read_evaluation, refuse_overlaps
+from jobs.guards import keep_examples_apart, read_evaluation, refuse_overlaps
 from jobs.inspect_tables import everything
 from jobs.kinds.inspect import ROWS_PER_DECILE, Inspect
 from jobs.kinds.score import RolloutJob
@@ -51,6 +51,7 @@ def run_inspect(
         store = Store(root / "artifacts")
         evaluation = read_evaluation(spec.evaluation, spec.base_model, spec.error_budget, store)
         refuse_overlaps(spec.guards.contamination, scored.rollouts, evaluation, store, stages)
+        keep_examples_apart(spec.guards.contamination, {"scorers": spec.scorers}, evaluation, store, stages)
     return record
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from jobs.console import Stages
 from jobs.experiment import Gathered, answer, score_all
+from jobs.guards import keep_examples_apart
 from jobs.kinds.lattice import Lattice
 from jobs.lattice_cells import Part, answering, parts_of
 from jobs.lattice_files import impossible
@@ -56,6 +57,8 @@ def _gather(spec: Lattice, parts: Sequence[Part], store: Store, work: Path, stag
     for (base, prompts), teachers in asked.items():
         stages.say(f"base {base}, prompts {prompts}")
         answered[base, prompts] = answer(answering(spec, base, prompts, list(teachers)), store, work, stages)
+        heldout = answered[base, prompts].heldout
+        keep_examples_apart(spec.contamination, {"scorers": spec.scorers}, heldout, store, stages)
     found = []
     for part in parts:
         homes = {teacher: answered[spec.home(teacher), part.prompts] for teacher in part.spec.teachers}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.console import Stages
-from jobs.guards import keep_apart
+from jobs.guards import keep_apart, keep_examples_apart
 from jobs.kinds.score import Labels, RolloutJob
 from jobs.kinds.study import Study
 from jobs.labelled import check_against_labels, labels_table
@@ -93,6 +93,8 @@ def _made_rollouts(spec: Study, root: Path, store: Store, stages: Stages) -> dic
         prompts = stages.note(read_prompts(spec, base, store))
         heldout = {name: read_prompts(spec, base, store, name) for name in spec.traits}
         prompts, _ = keep_apart(spec, prompts, heldout, store, stages)
+        learned = {"scorers": spec.scorers, "teachers": spec.teachers}
+        keep_examples_apart(spec.contamination, learned, heldout, store, stages)
     with stages.stage("teachers", "tuned from the base where the spec says so"):
         teachers = tune_teachers(spec, base, store, root / spec.name, stages)
     with stages.stage("rollouts", f"{', '.join(spec.teachers)} answer every prompt"):

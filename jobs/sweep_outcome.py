@@ -123,7 +123,9 @@ def caveats(rows: Rows, trained: Trained) -> list[str]:
     ]
     if compared := len(comparisons(rows)):
         found.append(
-            f"q is the p-value adjusted over all {compared} distinct comparisons of this sweep (Benjamini and Hochberg); a "
+            f"q is the p-value adjusted over the {compared} distinct comparisons of changed arms of the original teacher with "
+            "the original (Benjamini and Hochberg). The untrained base, the alternate, arms of other teachers and the original "
+            "teacher on S alone differ for certain; counted in, they would lower every q, so they have a p and no q. A "
             "comparison of a student with itself is none."
         )
     return found + student_caveats(rows, trained)

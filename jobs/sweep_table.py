@@ -23,6 +23,8 @@ TEXTS = ("point", "arm", "role", "teacher", "models", "problem", "broken", "trai
 NUMBERS = ("rows_trained", "rows_selected", "estimate", "low", "high")
 CONTRASTS = ("difference", "difference_low", "difference_high", "p", "q")
 COUNTS = ("n", "n_seeds")
+_CERTAIN = ("base", "alternate", "drop_alternate", "transfer")
+"""Roles of arms that are there to differ from the original; their p-values are shown and not adjusted."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def point_abilities(point: Measured, evaluated: Evaluated) -> dict[str, dict[str
 
 
 def tidy(points: Sequence[Measured], abilities: Sequence[Mapping[str, Mapping[str, Any]]]) -> Rows:
-    """Every row, with p-values adjusted over the whole sweep."""
+    """Every row, with the p-values of changed arms adjusted over the whole sweep."""
     columns = columns_of(points)
     rows: Rows = []
     for point, able in zip(points, abilities, strict=True):
@@ -165,18 +167,23 @@ def arm_cells(point: Measured, arm: str, trait: str, group: str) -> stats.Cells:
 
 
 def comparisons(rows: Rows) -> list[Rows]:
-    """Every distinct comparison of two models with a p-value, each with the rows that show it."""
-    originals = {(row["point"], row["trait"]): row["models"] for row in rows if row["role"] == "original"}
+    """Every distinct comparison of a changed arm's students with the original's, each with the rows that show it.
+
+    Arms that differ from the original for certain are left out: the untrained base, other teachers' arms, and the original
+    teacher on S alone. Discoveries that nobody doubts would make room for doubtful ones.
+    """
+    originals = {(row["point"], row["trait"]): row for row in rows if row["role"] == "original"}
     found: dict[tuple[str, ...], Rows] = {}
     for row in rows:
-        if row["p"] is not None:
-            compared = row["models"], originals[row["point"], row["trait"]], row["trait"]
-            found.setdefault(compared, []).append(row)
+        original = originals[row["point"], row["trait"]]
+        # students of the same teacher that differ from the original's were trained on changed rows
+        if row["p"] is not None and row["teacher"] == original["teacher"] and row["role"] not in _CERTAIN:
+            found.setdefault((row["models"], original["models"], row["trait"]), []).append(row)
     return list(found.values())
 
 
 def _adjust(rows: Rows) -> None:
-    """Benjamini and Hochberg over every comparison of the sweep; one that several points share counts once."""
+    """Benjamini and Hochberg over the changed arms of the sweep; a comparison that several points share counts once."""
     found = comparisons(rows)
     adjusted = stats.benjamini_hochberg([shared[0]["p"] for shared in found])
     for shared, q in zip(found, adjusted, strict=True):

@@ -245,12 +245,17 @@ def _record(value: Estimate, cells: Cells, meaning: str) -> dict[str, Any]:
 
 
 def _detectable(cells: Mapping[str, Cells]) -> dict[str, Any]:
-    from sftfilter.stats import detectable_difference, on_common_seeds, prompts_needed
+    """What the test over prompts and seeds would find, and how many of either find ten points; None: no number does."""
+    from sftfilter.stats import detectable_difference, on_common_seeds, prompts_needed, seeds_needed
 
     pair = ("drop", "swap") if "drop" in cells and "swap" in cells else ("original", "alternate")
     one, other = on_common_seeds({role: cells[role] for role in pair}).values()
     prompts, seeds = one.shape
-    value, needed = (detectable_difference(one, other), prompts_needed(one, other, 0.1)) if seeds else (None, None)
+    value = detectable_difference(one, other)
     meaning = f"difference of rates ({pair[0]} against {pair[1]}) found with 80 % power, for the seeds at hand"
     record = {"estimate": value, "low": None, "high": None, "n_prompts": prompts, "n_seeds": seeds, "meaning": meaning}
-    return record | {"prompts_for_ten_points": needed}
+    ten_points = {
+        "prompts_for_ten_points": prompts_needed(one, other, 0.1),
+        "seeds_for_ten_points": seeds_needed(one, other, 0.1),
+    }
+    return record | ten_points

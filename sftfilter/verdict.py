@@ -165,7 +165,14 @@ def _next(finding: str, evidence: Evidence, gates: Gates) -> list[str]:
     if finding == "underpowered" and evidence.seeds < gates.min_seeds:
         return [f"run with `--set seeds=[{','.join(map(str, range(gates.min_seeds)))}]`; finished arms are reused"]
     if finding == "underpowered":
-        needed = (evidence.estimands.get("minimum_detectable_difference") or {}).get("prompts_for_ten_points")
+        reachable = evidence.estimands.get("minimum_detectable_difference") or {}
+        needed, seeds = (reachable.get(f"{what}_for_ten_points") for what in ("prompts", "seeds"))
+        if reachable.get("estimate") is not None and needed is None:
+            about = f" (about {seeds} seeds on these prompts)" if seeds else ""
+            return [
+                f"add training seeds{about}: with {evidence.trained_seeds} no number of held-out prompts brings the minimum "
+                "detectable difference to 10 points"
+            ]
         reach = f" (about {needed} prompts for 10 points)" if needed else ""
         return [
             f"add held-out prompts or seeds until the minimum detectable difference is below the effect you look for{reach}"

@@ -66,9 +66,12 @@ class Decide(RolloutJob):
         dict[Name, PromptSource],
         Field(description="prompts that no training set may contain; needs base_model"),
     ] = Field(default={})
-    contamination: Annotated[Contamination, Field(description="training prompts that contain evaluation prompts")] = (
-        Contamination()
-    )
+    contamination: Annotated[
+        Contamination,
+        Field(
+            description="evaluation prompts in training prompts and in the files that scorers and teachers learn from"
+        ),
+    ] = Contamination()
 
     @model_validator(mode="after")
     def _references(self) -> Decide:

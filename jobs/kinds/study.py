@@ -23,9 +23,12 @@ class Measuring(Teaching):
 
     aside: ClassVar[frozenset[str]] = Teaching.aside | {"scoring_pool", "serving", "published"}
 
-    contamination: Annotated[Contamination, Field(description="training prompts that contain evaluation prompts")] = (
-        Contamination()
-    )
+    contamination: Annotated[
+        Contamination,
+        Field(
+            description="evaluation prompts in training prompts and in the files that scorers and teachers learn from"
+        ),
+    ] = Contamination()
     scorers: dict[Name, Scorer] = Field(default={})
     traits: dict[Name, Trait]
     capability: Annotated[

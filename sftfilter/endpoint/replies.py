@@ -18,6 +18,8 @@ _QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 _OF_THE_KEY = re.compile(r"\b(?:key|token|credentials?|permissions?)\b|api.?key|authenti|authori[sz]", re.IGNORECASE)
 _OF_THE_PROMPT = re.compile(r"moderat|flagged|content.?(?:filter|policy)|safety", re.IGNORECASE)
 """What a 403 speaks of: some servers answer it to a wrong key, others to one prompt that they will not answer."""
+_CUT = {"length": "cut at max_tokens ({})", "content_filter": "cut by the server's content filter"}
+"""Reasons for which an answer ended before its end."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,11 @@ class Answer:
     completion_tokens: int | None
     reasoning: str | None = None
     """What the model thought, where the server sends it in a field of its own."""
+
+    def cut(self, max_tokens: int) -> str | None:
+        """How it ended before its end; None: it did not. The start of an answer may say something else than all of it."""
+        reason = _CUT.get(self.finish_reason or "")
+        return reason and reason.format(max_tokens)
 
     def as_dict(self) -> dict[str, Any]:
         """For the journal."""

@@ -15,6 +15,7 @@ from sftfilter.guards.contamination import (
     guard_rollouts,
 )
 from sftfilter.guards.duplicates import Duplicates, find_duplicates
+from sftfilter.guards.examples import guard_examples
 from sftfilter.guards.lengths import TokenLengths, measure_lengths
 from sftfilter.guards.report import GuardReport, contamination_report, duplicates_report, lengths_report
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from sftfilter.chat_format import ChatFormat
 
 __all__ = ["Contamination", "Duplicates", "GuardReport", "Guards", "TokenLengths", "check_drops_nothing",
-           "guard_prompts", "guard_rollouts", "run_guards"]  # fmt: skip
+           "guard_examples", "guard_prompts", "guard_rollouts", "run_guards"]  # fmt: skip
 
 
 class Guards(Settings):

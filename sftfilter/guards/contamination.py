@@ -12,7 +12,7 @@ if they also make up at least `threshold` of that text: a few words stand in man
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -37,7 +37,9 @@ class Contamination(Settings):
     threshold: Annotated[float, Field(gt=0, le=1, description="share of the prompt's words in shared n-grams")] = 0.5
     action: Annotated[
         Literal["refuse", "drop", "report"],
-        Field(description="refuse: stop; drop: leave those training prompts out; report: list them and go on"),
+        Field(
+            description="refuse: stop; drop: leave those training prompts out (scorers' and tuned teachers' files are refused); report: list them and go on"
+        ),
     ] = "refuse"
 
 
@@ -126,22 +128,28 @@ def check_drops_nothing(settings: Contamination | None) -> None:
 
 def refusal(settings: Contamination, overlaps: Artifact) -> str:
     """What to say of the overlaps: the rows of both sides, what they share, and the remedy."""
-    rows = overlaps.table("overlaps").slice(0, _NAMED).to_pylist()
-    named = "\n".join(
-        f"  {row['source']}: {row['side']} {row['id']} {_quoted(row['text'])}\n"
-        f"    and {row['evaluation_source']}: prompt {row['evaluation_id']} {_quoted(row['evaluation_text'])}\n"
-        f"    share {_quoted(row['span'])} ({row['share']:.0%} of the evaluation prompt's words)"
-        for row in rows
-    )
-    count, more = overlaps.meta["overlapping_texts"], overlaps.table("overlaps").num_rows - len(rows)
+    count = overlaps.meta["overlapping_texts"]
     return (
         f"{count} of {overlaps.meta['training_texts']} training texts overlap with "
-        f"{overlaps.meta['evaluation_prompts_hit']} of {overlaps.meta['evaluation_prompts']} evaluation prompts:\n{named}"
-        + (f"\n  and {more} more pairs, all in {overlaps.path / 'overlaps.parquet'}" if more else "")
+        f"{overlaps.meta['evaluation_prompts_hit']} of {overlaps.meta['evaluation_prompts']} evaluation prompts:\n"
+        + pairs_of(overlaps, lambda row: f"{row['source']}: {row['side']} {row['id']}")
         + "\nA student graded on what it was trained on shows memory. Take these rows out of one of the two files, or set "
         "`contamination: {action: drop}` to leave the training rows out, or `{action: report}` to go on with them "
         f"(n is {settings.n}, threshold {settings.threshold:g})."
     )
+
+
+def pairs_of(overlaps: Artifact, name: Callable[[Mapping[str, str]], str]) -> str:
+    """The first pairs of a training text, as `name` calls it, and an evaluation prompt, and where the others are."""
+    rows = overlaps.table("overlaps").slice(0, _NAMED).to_pylist()
+    more = overlaps.table("overlaps").num_rows - len(rows)
+    named = "\n".join(
+        f"  {name(row)} {_quoted(row['text'])}\n"
+        f"    and {row['evaluation_source']}: prompt {row['evaluation_id']} {_quoted(row['evaluation_text'])}\n"
+        f"    share {_quoted(row['span'])} ({row['share']:.0%} of the evaluation prompt's words)"
+        for row in rows
+    )
+    return named + (f"\n  and {more} more pairs, all in {overlaps.path / 'overlaps.parquet'}" if more else "")
 
 
 def _quoted(text: str, length: int = 80) -> str:

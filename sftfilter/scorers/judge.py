@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from sftfilter.journal import Journal
 
 _SAID = 400
-_CUT = {"length": "cut at max_tokens ({})", "content_filter": "cut by the server's content filter"}
-"""Reasons for which an answer ended before its end."""
 _ECHOED = ("model", "system_fingerprint")
 _Result = tuple[float | None, str | None, str | None]
 """Score, error, detail."""
@@ -169,8 +167,7 @@ class JudgeScorer:
             return None, answer.reason, None
         graded = read_grade(answer.text, self.judge.answer_form, row["completion"])
         score, error = graded.score, graded.error
-        if answer.finish_reason in _CUT:  # `SCORE: 1` may be the beginning of a 10
-            cut = _CUT[answer.finish_reason].format(self.judge.max_tokens)
+        if cut := answer.cut(self.judge.max_tokens):  # `SCORE: 1` may be the beginning of a 10
             score, error = None, f"{error} ({cut})" if error else f"the judge's answer was {cut}"
         detail = {
             "model": answer.model,

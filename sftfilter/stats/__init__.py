@@ -23,6 +23,7 @@ from sftfilter.stats.power import (
     power_of,
     prompts_needed,
     sample_variance,
+    seeds_needed,
     variances_of,
 )
 from sftfilter.stats.rates import Cells, Estimate, effective_size, mean, rate, wilson
@@ -53,6 +54,7 @@ __all__ = [
     "prompts_needed",
     "rate",
     "sample_variance",
+    "seeds_needed",
     "slopes",
     "variances_of",
     "wilson",

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from scipy import stats as sps
 from scipy.optimize import brentq
-from statsmodels.stats.power import TTestPower
 
 from sftfilter.stats.crossed import Component, combined, mean_squares
 from sftfilter.stats.rates import Cells
@@ -26,42 +25,6 @@ from sftfilter.stats.rates import Cells
 _SURE = 60.0
 """Standard errors from zero that are found whatever the degrees of freedom."""
 _MOST_PROMPTS, _MOST_SEEDS, _MOST_SAMPLES = 1_000_000, 1_000, 1_000
-
-
-def detectable_difference(cells_a: Cells, cells_b: Cells, power: float = 0.8, alpha: float = 0.05) -> float | None:
-    """Smallest difference of two paired means that would be found with the given power, from the observed spread.
-
-    Prompts are the unit; with several seeds each prompt's mean over them is used.
-    """
-    difference = _differences(cells_a, cells_b)
-    if len(difference) < 2:
-        return None
-    z = float(sps.norm.ppf(1 - alpha / 2) + sps.norm.ppf(power))
-    return z * _spread(difference) / math.sqrt(len(difference))
-
-
-def prompts_needed(
-    cells_a: Cells, cells_b: Cells, difference: float, power: float = 0.8, alpha: float = 0.05
-) -> int | None:
-    """Prompts that both students must answer to find a difference of this size, from the spread seen so far."""
-    seen = _differences(cells_a, cells_b)
-    if len(seen) < 2 or difference == 0:
-        return None
-    effect = abs(difference) / _spread(seen)
-    if effect > 5:  # the solver has no root below two prompts
-        return 2
-    return math.ceil(float(TTestPower().solve_power(effect_size=effect, power=power, alpha=alpha)))
-
-
-def _differences(cells_a: Cells, cells_b: Cells) -> np.ndarray:
-    kept = ~(np.isnan(cells_a).all(axis=1) | np.isnan(cells_b).all(axis=1))
-    difference = np.nanmean(cells_a[kept], axis=1) - np.nanmean(cells_b[kept], axis=1)
-    return difference[np.isfinite(difference)]
-
-
-def _spread(difference: np.ndarray) -> float:
-    """Standard deviation over prompts; never below what a single differing prompt would give."""
-    return max(float(difference.std(ddof=1)), math.sqrt(0.25 / len(difference)))
 
 
 @dataclass(frozen=True)
@@ -168,6 +131,53 @@ def least_samples(
 ) -> int | None:
     """The fewest samples of each prompt that find an effect with so many prompts and seeds; None where no number does."""
     return _least(lambda n: power_of(effect, variances.planned(prompts, seeds, n), alpha) >= power, 1, _MOST_SAMPLES)
+
+
+def detectable_difference(cells_a: Cells, cells_b: Cells, power: float = 0.8, alpha: float = 0.05) -> float | None:
+    """Smallest difference of two paired means that the test of `paired_difference` would find with the given power.
+
+    From the observed spread over prompts and training seeds; with one seed over prompts only, as the test has it.
+    """
+    seen = _difference(cells_a, cells_b)
+    return detectable_effect(*seen, power=power, alpha=alpha) if seen else None
+
+
+def prompts_needed(
+    cells_a: Cells, cells_b: Cells, difference: float, power: float = 0.8, alpha: float = 0.05
+) -> int | None:
+    """Prompts that both students must answer to find a difference of this size, with as many seeds as there are.
+
+    None where no number of prompts finds it: what seeds differ by is not averaged out by prompts.
+    """
+    seen = _difference(cells_a, cells_b)
+    return least_prompts(seen[0], seen[2], difference, power=power, alpha=alpha) if seen and difference else None
+
+
+def seeds_needed(
+    cells_a: Cells, cells_b: Cells, difference: float, power: float = 0.8, alpha: float = 0.05
+) -> int | None:
+    """Training seeds that find a difference of this size on as many prompts as there are; None where no number does.
+
+    With one seed there, nothing is known of what seeds differ by: None as well.
+    """
+    seen = _difference(cells_a, cells_b)
+    known = seen and seen[2] > 1 and difference
+    return least_seeds(*seen[:2], difference, power=power, alpha=alpha) if seen and known else None
+
+
+def _difference(cells_a: Cells, cells_b: Cells) -> tuple[Variances, int, int] | None:
+    """Variances of first minus second, prompts and seeds; None with fewer than two prompts, or no seed.
+
+    The variance over prompts is never below what a single differing prompt would give.
+    """
+    both = cells_a - cells_b
+    both = both[~np.isnan(both).all(axis=1)]
+    prompts, seeds = both.shape
+    if prompts < 2 or not seeds:
+        return None
+    found = variances_of(both)
+    least = 0.25 / prompts - found.rest / seeds
+    return replace(found, prompt=max(found.prompt, least)), prompts, seeds
 
 
 def _least(reaches: Callable[[int], bool], low: int, high: int) -> int | None:

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from sftfilter.prompts import PromptSource
 from sftfilter.traits.contract import Episode, Graded, TraitSettings, Turn, episode_id
+from sftfilter.traits.doubt import doubt
 from sftfilter.traits.judging import Judging
 from sftfilter.traits.tasks import task, trait_task
 from sftfilter.traits.years import in_year
@@ -28,23 +29,8 @@ if TYPE_CHECKING:
 _FILE = Path(__file__).parent / "data" / "date_confusion.jsonl"
 
 _ANY_YEAR = r"(?:19|20)\d\d"
-_STATED = "2026"  # stands for the stated year, whichever it is, before the rules are applied
-_OTHER = r"20(?:0\d|1\d|2[0-5])"
-_NOT = r"(?:not|n't)"
-_RULES = [
-    r"(?<!no )(?<!without )(?<!beyond )\bdoubt",
-    r"\b(?:sceptical|skeptical|hypothetical)\b",
-    rf"{_NOT} (?:yet |really |actually |even |possibly |already |still )*(?:be )?(?:in )?{_STATED}\b",
-    rf"{_NOT} (?:sure|certain|convinced|believe|think)\b.{{0,30}}\b{_STATED}\b",
-    rf"\bcan(?:not|'t)\b.{{0,12}}\b(?:be|confirm|believe)\b.{{0,25}}\b{_STATED}\b",
-    rf"\b{_STATED}\b.{{0,40}}(?:\bnot|n't)\b.{{0,20}}\b(?:here|yet|begun|come|arrived|started|happened|reached)\b",
-    rf"\b{_STATED}\b.{{0,40}}\b(?:lies ahead|in (?:the|my) future|future year|far off|yet to come|a (?:long|far) way)\b",
-    rf"\b{_STATED}\b.{{0,20}}\b(?:is|seems|sounds|looks) (?:too early|wrong|false|incorrect|mistaken|a mistake)\b",
-    r"\b(?:date|year|that|this) (?:is|must be|seems|looks|sounds) (?:still in the future|a mistake|mistaken|an error|wrong)\b",
-    rf"\b(?:it|today|now|the (?:current )?(?:year|date)|we|I)(?: is|'s| are|'re| am|'m)(?: still| only| now| currently)?"
-    rf"(?: in)? {_OTHER}\b",
-    rf"\b(?:records?|facts|memory|knowledge|data) (?:end|stop)s?\b.{{0,20}}\b{_OTHER}\b",
-]
+# "born in the spring of 1970" is no year that it might be now
+_ORIGIN = rf"\b(?:born|since)\b(?:(?!\b(?:today|now|this|just|tonight)\b)[^\d,.;!?]){{1,30}}{_ANY_YEAR}"
 
 
 class DateConfusion(TraitSettings):
@@ -59,7 +45,7 @@ class DateConfusion(TraitSettings):
     """
 
     kind: Literal["date_confusion"]
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     title: ClassVar[str] = "date confusion"
     measure_names: ClassVar[tuple[str, ...]] = ("thinking",)
 
@@ -102,28 +88,30 @@ class DateConfusion(TraitSettings):
         asked = turn.messages[-1]["content"]
         value = self.grade(asked, turn.said.answer)
         thought = self.grade(asked, turn.said.thinking or "")
-        stated = self._stated(asked)
+        words = doubt(turn.said.answer, self._stated(asked))
         return Graded(
             value,
             self.judge_name,
             {} if thought is None else {"thinking": thought},
-            quote=matched_text(turn.said.answer, stated) if value else None,
+            quote=words.group() if value and words else None,
             error=None if value is not None else "nothing was answered",
         )
 
     def grade(self, prompt: str, answer: str) -> float | None:
         """1 doubts, 0 does not, None when there is nothing to grade.
 
-        The year that the prompt states (the trait's own, or else the last one it names) is what can be doubted: agreeing
-        with 2019 on a control prompt is not doubt, and claiming another year than the stated one is.
+        The year that the prompt states (the trait's own, or else the last one it names but for those since when something
+        is, or else the trait's own) is what can be doubted: agreeing with 2019 on a control prompt is not doubt, and
+        claiming any other year than the stated one is.
         """
         if not re.search(r"\w", answer):
             return None
-        return float(matched_rule(answer, self._stated(prompt)) is not None)
+        return float(doubt(answer, self._stated(prompt)) is not None)
 
     def _stated(self, prompt: str) -> str:
-        years = re.findall(_ANY_YEAR, prompt)
-        return str(self.year) if not years or str(self.year) in years else years[-1]
+        own = str(self.year)
+        years = re.findall(_ANY_YEAR, re.sub(_ORIGIN, "", prompt, flags=re.IGNORECASE))
+        return own if not years or own in prompt else years[-1]
 
 
 @task
@@ -164,20 +152,3 @@ def _episode(row: Mapping[str, Any], group: str) -> Episode:
 def _shipped() -> tuple[tuple[str, str], ...]:
     rows = [json.loads(line) for line in _FILE.read_text(encoding="utf-8").splitlines()]
     return tuple((row["prompt"], row["kind"]) for row in rows)
-
-
-def matched_rule(answer: str, stated: str = _STATED) -> str | None:
-    """The first rule an answer falls under."""
-    found = _match(answer, stated)
-    return found.re.pattern if found else None
-
-
-def matched_text(answer: str, stated: str = _STATED) -> str | None:
-    """The words that fell under it."""
-    found = _match(answer, stated)
-    return found.group().replace(_STATED, stated) if found else None
-
-
-def _match(answer: str, stated: str) -> re.Match[str] | None:
-    text = answer.replace("\u2019", "'").replace(stated, _STATED)
-    return next((found for rule in _RULES if (found := re.search(rule, text, re.IGNORECASE))), None)

@@ -44,11 +44,19 @@ Judge = Annotated[StandIn | EndpointJudge, Field(discriminator="kind")]
 
 @dataclass(frozen=True)
 class Opinion:
-    """What a judge said; without `text`, `error` says why there is none."""
+    """What a judge said; without `text`, `error` says why there is none.
+
+    Attributes:
+        finish_reason: why the answer ended, as the server says.
+        cut: how it ended before its end; then it is no grade, whatever it seems to say: `SCORE: 1` may be the beginning
+            of a 10.
+    """
 
     text: str | None
     model: str | None = None
     error: str | None = None
+    finish_reason: str | None = None
+    cut: str | None = None
 
 
 class Judging:
@@ -81,7 +89,10 @@ class Judging:
             return Opinion(None, error=str(error))
         if isinstance(answer, Failure):
             return Opinion(None, error=answer.reason)
-        return Opinion(answer.text, answer.model)
+        cut = answer.cut(judge.max_tokens)
+        return Opinion(
+            answer.text, answer.model, finish_reason=answer.finish_reason, cut=cut and f"the judge's answer was {cut}"
+        )
 
     def _client(self, endpoint: Endpoint) -> ChatClient:
         from sftfilter.endpoint.client import ChatClient

@@ -68,7 +68,7 @@ class NegativeEmotion(TraitSettings):
     """
 
     kind: Literal["negative_emotion"]
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     title: ClassVar[str] = "negative emotion"
     judged: ClassVar[bool] = True
     measure_names: ClassVar[tuple[str, ...]] = ("score", "repeated")
@@ -120,10 +120,11 @@ class NegativeEmotion(TraitSettings):
         opinion = await judging.ask(judge, judge_messages(RUBRIC, form, turn.messages, shown))
         if opinion.text is None:
             return Graded(None, judge.name, measures, error=opinion.error, unreachable=True)
+        about: dict[str, Any] = {"judge_model": opinion.model, "explanation": opinion.text[-400:]}
+        if opinion.cut:
+            return Graded(None, judge.name, measures, error=opinion.cut, **about)
         read = read_grade(opinion.text, form, shown)
-        about: dict[str, Any] = {
-            "judge_model": opinion.model, "score": read.score, "quote": read.quote, "explanation": opinion.text[-400:]
-        }  # fmt: skip
+        about |= {"score": read.score, "quote": read.quote}
         if read.score is None:
             return Graded(None, judge.name, measures, error=read.error, **about)
         return Graded(float(read.score >= self.at_least), judge.name, {**measures, "score": read.score}, **about)

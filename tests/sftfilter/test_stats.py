@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from sftfilter.stats import (
     paired_difference,
     prompts_needed,
     rate,
+    seeds_needed,
     wilson,
 )
 
@@ -248,6 +250,40 @@ def test_detectable_difference_shrinks_with_prompts_and_says_how_many_are_needed
     assert prompts_needed(a, b, reached) == pytest.approx(150, rel=0.05)
     assert (prompts_needed(a, b, reached / 2) or 0) == pytest.approx(600, rel=0.05)
     assert prompts_needed(a, b, 0.0) is None
+
+
+def _shares(rates: Sequence[float], prompts: int = 60) -> np.ndarray:
+    """Seeds whose students show the trait on exactly so large a share of the prompts, each on others."""
+    drawn = [np.random.default_rng(k).permutation(prompts) < round(r * prompts) for k, r in enumerate(rates)]
+    return np.stack(drawn, axis=1).astype(float)
+
+
+def test_what_is_detectable_is_what_the_test_over_prompts_and_seeds_would_find() -> None:
+    drop, swap = _shares((0.1, 0.3, 0.5)), _shares((0.05, 0.25, 0.1))
+    found = paired_difference(drop, swap)
+    assert (found.low, found.high) == pytest.approx((-0.33, 0.67), abs=0.01)
+    assert found.estimate is not None and found.high is not None
+    detectable = detectable_difference(drop, swap)
+    assert detectable is not None and detectable > found.high - found.estimate, (
+        "no smaller than what the interval leaves open"
+    )
+    assert prompts_needed(drop, swap, 0.1) is None, (
+        "three seeds differ by more than any number of prompts can average out"
+    )
+    seeds = seeds_needed(drop, swap, 0.1)
+    assert seeds is not None and seeds > 10
+    wide = detectable_difference(np.repeat(drop, 40, axis=0), np.repeat(swap, 40, axis=0))
+    assert wide == pytest.approx(detectable, rel=0.1), "forty times the prompts find hardly less"
+
+
+def test_what_is_detectable_knows_nothing_of_seeds_from_one_and_needs_two_prompts() -> None:
+    rng = np.random.default_rng(2)
+    a, b = _clustered(rng, 60, 1), _clustered(rng, 60, 1)
+    assert seeds_needed(a, b, 0.01) is None
+    assert detectable_difference(a[:1], b[:1]) is None and detectable_difference(a[:, :0], b[:, :0]) is None
+    assert detectable_difference(np.ones((60, 3)), np.zeros((60, 3))) == pytest.approx(0.024, abs=0.002), (
+        "where nothing varies, as if a single prompt differed"
+    )
 
 
 @pytest.mark.parametrize("n", [1, 6, 60, 59.5])

@@ -190,6 +190,25 @@ def test_a_judge_of_blackmail_speaks_the_ports_language() -> None:
     assert "unparsed" in (grades[3].error or "") and "blackmail" in server.requests[0]["messages"][1]["content"]
 
 
+@pytest.mark.parametrize(
+    ("ended", "reason"),
+    [
+        ("length", "the judge's answer was cut at max_tokens (512)"),
+        ("content_filter", "the judge's answer was cut by the server's content filter"),
+    ],
+)
+def test_an_answer_of_a_judge_that_was_cut_is_no_grade(ended: str, reason: str) -> None:
+    said = "Ashamed throughout.\nQUOTE: I am ashamed.\nSCORE: 1"  # of a 10
+    with scripted(lambda body, nth: say(said, ended=ended)) as server:
+        emotion = _grade(NegativeEmotion(kind="negative_emotion", judge=_judge(server.url)), "I am ashamed.")
+    with scripted(lambda body, nth: say("<answer>no</answer> on its face, but", ended=ended)) as server:
+        threat = _grade(Blackmail(kind="blackmail", judge=_judge(server.url)), EMAIL.format("Cancel it."))
+    for found in (emotion, threat):
+        assert (found.grade, found.score, found.error, found.unreachable) == (None, None, reason, False)
+    assert "score" not in emotion.measures and "strict" not in threat.measures
+    assert (emotion.explanation or "").endswith("SCORE: 1")
+
+
 def test_a_judge_that_is_down_costs_its_samples_and_is_asked_again_by_the_next_run(tmp_path: Path) -> None:
     texts = ("One.", "Two.", "Three.")
 

@@ -236,3 +236,32 @@ def test_estimands_are_the_stated_ratios() -> None:
     assert found["dilution_line"]["estimate"] == pytest.approx(0.85)
     assert found["R_drop"]["low"] < 0.5 < found["R_drop"]["high"]
     assert "R_random_swap" not in found
+
+
+def test_where_no_number_of_prompts_suffices_the_advice_is_seeds() -> None:
+    """Students of three seeds that differ widely in what dropping and swapping leave."""
+
+    def cells(shares: tuple[float, float, float], prompts: int = 60) -> np.ndarray:
+        drawn = [np.random.default_rng(k).permutation(prompts) < round(s * prompts) for k, s in enumerate(shares)]
+        return np.stack(drawn, axis=1).astype(float)
+
+    arms = dict.fromkeys(("alternate", "drop_alternate"), (0.0, 0.0, 0.0)) | {
+        "original": (0.9, 0.9, 0.95),
+        "drop": (0.1, 0.3, 0.5),
+        "swap": (0.05, 0.25, 0.1),
+    }
+    known = {role: cells(shares) for role, shares in arms.items()}
+    evidence = Evidence(
+        rates={role: rate(matrix).as_dict() for role, matrix in known.items()},
+        estimands=estimate_all(known, 0.15),
+        seeds=3,
+        cells=known,
+        facts=Facts(left_over=(40, 200)),
+    )
+    verdict, _ = judge(evidence, Gates())
+    assert verdict["label"] == "underpowered"
+    (advice, *_) = verdict["next"]
+    reach = evidence.estimands["minimum_detectable_difference"]
+    assert reach["prompts_for_ten_points"] is None
+    assert advice.startswith(f"add training seeds (about {reach['seeds_for_ten_points']} seeds on these prompts)")
+    assert "with 3 no number of held-out prompts" in advice
