@@ -158,11 +158,12 @@ def _wait(cluster: LocalNodes) -> None:
     request = urllib.request.Request(  # noqa: S310 (our own loopback address)
         f"{cluster.dashboard}/api/jobs/", headers={"Authorization": f"Bearer {cluster.env['RAY_AUTH_TOKEN']}"}
     )
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the environment's proxy must not see the token
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline:
         if cluster.nodes[0].poll() is not None:
             break
-        with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(request, timeout=5):  # noqa: S310
+        with contextlib.suppress(urllib.error.URLError, OSError), direct.open(request, timeout=5):
             return
         time.sleep(0.3)
     raise MachineError(f"the job server did not come up within {_START_S:.0f} s; the head's log ends:\n{_tail(log)}")
