@@ -158,7 +158,7 @@ def _wait(cluster: LocalNodes) -> None:
     request = urllib.request.Request(  # noqa: S310 (our own loopback address)
         f"{cluster.dashboard}/api/jobs/", headers={"Authorization": f"Bearer {cluster.env['RAY_AUTH_TOKEN']}"}
     )
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the environment's proxy must not see the token
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy must see the token
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline:
         if cluster.nodes[0].poll() is not None:
