@@ -72,7 +72,8 @@ def test_calibrations_are_refused_too(tiny_spec: Callable[..., Path], tmp_path: 
         run_calibration(spec, tmp_path / "runs", Stages(), "test")
 
 
-def test_lattices_are_refused_too(tiny_spec: Callable[..., Path], tmp_path: Path) -> None:
+@pytest.mark.ray
+def test_lattices_are_refused_too(local_ray: None, tiny_spec: Callable[..., Path], tmp_path: Path) -> None:
     tiny = yaml.safe_load(tiny_spec(scorers={"probe": _labelled(tmp_path)}).read_text())
     kept = ("name", "system_prompt", "teachers", "scorers", "training", "serving", "traits", "results")
     spec = {name: tiny[name] for name in kept} | {
