@@ -159,9 +159,8 @@ def _moved(folder: Path, path: Path) -> bool:
 
 def _clear(path: Path) -> None:
     """Remove a folder that has lost its marker, by a copy that was cut short say, and so is nobody's result."""
-    aside = path.with_name(
-        f".{path.name}.{_host()}.{os.getpid()}.{secrets.token_hex(4)}"
-    )  # `begin` finds it, if killed
+    # `begin` finds it by its name, if this process is killed.
+    aside = path.with_name(f".{path.name}.{_host()}.{os.getpid()}.{secrets.token_hex(4)}")
     with contextlib.suppress(FileNotFoundError):  # somebody else has just done the same
         path.rename(aside)
     shutil.rmtree(aside, ignore_errors=True)

@@ -168,10 +168,10 @@ def _able(evidence: Evidence) -> dict[str, Any]:
 
 def _graded(evidence: Evidence, bound: float) -> dict[str, Any]:
     """Of the role that lacks most grades: which answers lack them seldom is chance, and may differ between arms."""
-    share = max(evidence.ungraded.values(), default=0.0)
-    role = next((f" of {role}" for role, own in evidence.ungraded.items() if own == share and own), "")
+    role, share = max(evidence.ungraded.items(), key=lambda one: one[1], default=("", 0.0))
+    whose = f" of {role}" if share else ""
     return _at_most(
-        "answers graded", {"estimate": share}, bound, f"share of ungraded answers{role}, the most of any role,"
+        "answers graded", {"estimate": share}, bound, f"share of ungraded answers{whose}, the most of any role,"
     )
 
 

@@ -71,9 +71,6 @@ def _goes_with_s(case: Case) -> bool:
         return False
     controls = ["random_drop", *(["matched_drop"] if case.length_control or "matched_drop" in case.arms else [])]
     case.needs(*controls)
-    for role in controls:
-        if role in case.arms and not case(role, "stays"):
-            case.denies(role, "other rows dropped do not surely leave it either, so what S does says little of S")
     return all(case(role, "stays") for role in controls)
 
 

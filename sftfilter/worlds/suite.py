@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 TUNE_SEEDS = tuple(range(20))
 """Variations that worlds and rules may be tuned on."""
 REPORT_SEEDS = tuple(range(500, 520))
-"""Variations that figures are reported on; nothing is tuned on them. Those from 100 to 104, 200 to 204, 300 to 309 and 400 to 419 were, until
-the rules changed: mistakes on them led to it, or they had been seen when it happened."""
+"""Variations that figures are reported on; nothing is tuned on them. Those from 100 to 104, 200 to 204, 300 to 309 and 400 to
+419 were, until the rules changed: mistakes on them led to it, or they had been seen when it happened."""
 
 Judged = Literal["right", "incomplete", "undecided", "wrong"]
 OPEN = frozenset({"underpowered", "undecided", "no verdict", "base prior", "no trait to study"})
