@@ -180,8 +180,10 @@ class Student:
     def close(self) -> None:
         """Free the engine; the process group stays for the next arm."""
         self.engine.destroy()
-        self.base.take_back(self.model)
+        kept = self.base.take_back(self.model)
         del self.engine, self.model
+        if kept:
+            return
         forget_sharded()
         gc.collect()  # models and engines hold on to themselves, and two would be in memory while the next one is loaded
         if self.device.type == "cuda":

@@ -58,11 +58,17 @@ class WarmBase:
             self._rates[dtype] = product_rate(model, self.device)
         return self._rates[dtype]
 
-    def take_back(self, adapted: Any) -> None:
-        """Take the adapters off and keep the base for the next arm; ZeRO-3 has cut it into shards, so there it goes."""
-        if hasattr(adapted, "peft_config") and self.execution.zero_stage < 3:
-            base = adapted.unload()
-            self._idle = (str(next(base.parameters()).dtype).removeprefix("torch."), base)
+    def take_back(self, adapted: Any) -> bool:
+        """Take the adapters off and keep the base for the next arm; ZeRO-3 has cut it into shards, so there it goes.
+
+        Returns:
+            Whether it is kept.
+        """
+        if not hasattr(adapted, "peft_config") or self.execution.zero_stage == 3:
+            return False
+        base = adapted.unload()
+        self._idle = (str(next(base.parameters()).dtype).removeprefix("torch."), base)
+        return True
 
 
 def _recompute_layers(model: Any) -> None:
